@@ -1,0 +1,61 @@
+"""`reward.py params`, and the text of references/parameters.md: both from stages.py."""
+
+from typing import get_args, get_origin
+
+from render import literal, type_of
+from stages import STAGES, flag, is_shape, limits
+
+
+def span(field):
+    """What values a field takes, as short text."""
+    if get_origin(field.annotation) is list:
+        return "list of text"
+    if get_args(field.annotation):
+        return ", ".join(get_args(field.annotation))
+    low, high = limits(field)
+    kind = {"str": "text", "int": "whole number", "float": "number", "bool": "true, false"}[type_of(field).__name__]
+    return kind if low is None else f"{kind}, {low} to {high if high is not None else 'any'}"
+
+
+def as_schema(stages):
+    """{stage: JSON schema} for agents and editors."""
+    return {stage: STAGES[stage].model_json_schema() for stage in stages}
+
+
+def as_text(stages):
+    """Aligned lines for a terminal."""
+    blocks = []
+    for stage in stages:
+        fields = STAGES[stage].model_fields
+        lines = [f"{stage}: {STAGES[stage].__doc__.strip()}"]
+        for name, field in fields.items():
+            mark = "*" if is_shape(field) else " "
+            lines.append(f" {mark} {flag(name):26} {literal(field.default)!s:24} {field.description} [{span(field)}]")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n\n* decides which code is rendered; the others are flags of the rendered script too"
+
+
+def as_markdown():
+    """The whole of references/parameters.md."""
+    lines = ["# Parameters", "", "Generated from `scripts/stages.py` by `make generate`; do not edit.", ""]
+    lines += [
+        "In `recipe.toml` a parameter stands under its stage; on a command line it is a flag. Shape parameters",
+        "",
+    ]
+    lines[-2] += " (marked"
+    lines[-1] = "*) decide which code is rendered; every other one is a flag of the rendered script as well."
+    for stage, kind in STAGES.items():
+        lines += [
+            "",
+            f"## {stage}",
+            "",
+            kind.__doc__.strip(),
+            "",
+            "| parameter | default | values | meaning |",
+            "|---|---|---|---|",
+        ]
+        for name, field in kind.model_fields.items():
+            mark = " *" if is_shape(field) else ""
+            default = literal(field.default)
+            lines.append(f"| `{name}`{mark} | `{default}` | {span(field)} | {field.description} |")
+    return "\n".join(lines) + "\n"

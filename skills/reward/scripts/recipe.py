@@ -1,0 +1,100 @@
+"""recipe.toml: the one file a person edits. Reading, validating and writing it."""
+
+import json
+import sys
+from pathlib import Path
+
+from errors import ToolError, nearest
+from pydantic import ValidationError
+from stages import STAGES, VERSION, limits
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def explain(stage, error):
+    """The first finding of a pydantic ValidationError as a ToolError that names the nearest right parameter."""
+    finding = error.errors()[0]
+    name = str(finding["loc"][0]) if finding["loc"] else "?"
+    fields = STAGES[stage].model_fields
+    if finding["type"] == "extra_forbidden":
+        near = nearest(name, fields)
+        mend = f"{near}, if that is what you meant" if near else f"reward.py params {stage}"
+        return ToolError(f"{stage} has no parameter {name!r}", f"one of {', '.join(fields)}", mend)
+    low, high = limits(fields[name])
+    span = f" between {low} and {high if high is not None else 'any higher number'}" if low is not None else ""
+    received = f"{stage}.{name} = {finding['input']!r}"
+    return ToolError(received, f"{finding['msg']}{span}", f"reward.py params {stage}")
+
+
+def validate(stage, values):
+    """Values (a dict) -> the stage's validated parameters."""
+    try:
+        return STAGES[stage](**values)
+    except ValidationError as error:
+        raise explain(stage, error) from None
+
+
+def load(path):
+    """Recipe file -> {stage: validated parameters} for every stage, defaults filled in."""
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise ToolError(f"no recipe at {path}", "a recipe.toml", "reward.py init DATA --model MODEL") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ToolError(
+            f"{path} is not valid TOML: {error}", "key = value lines under [stage] headings", "mend it"
+        ) from None
+    for name in tables:
+        if name not in STAGES or not isinstance(tables[name], dict):
+            near = nearest(name, STAGES)
+            raise ToolError(f"{path} has [{name}]", f"the stages {', '.join(STAGES)}", f"[{near or 'train'}]")
+    return {stage: validate(stage, tables.get(stage, {})) for stage in STAGES}
+
+
+def parse_value(stage, name, text):
+    """The text of a flag or of --set -> a value of the parameter's type; pydantic judges the rest."""
+    fields = STAGES[stage].model_fields
+    if name in fields and fields[name].annotation == list[str]:
+        return json.loads(text) if text.startswith("[") else text.split(",")
+    return text
+
+
+def assign(tables, assignments):
+    """Apply `stage.name=value` texts to {stage: dict}."""
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        stage, dot, key = name.partition(".")
+        if not equals or not dot:
+            raise ToolError(f"--set {text}", "stage.parameter=value", "--set train.learning_rate=2e-5", code=2)
+        if stage not in STAGES:
+            near = nearest(stage, STAGES)
+            raise ToolError(
+                f"unknown stage {stage!r} in --set", ", ".join(STAGES), f"--set {near or 'train'}.{key}={value}"
+            )
+        tables.setdefault(stage, {})[key] = parse_value(stage, key, value)
+    return tables
+
+
+def toml_value(value):
+    """Python value -> TOML. JSON's strings, numbers and lists are TOML's, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def dump(tables):
+    """{stage: {name: value}} -> recipe text. What is set stands there; what is not is a comment with its default."""
+    lines = [
+        f"# Written by reward {VERSION}. The one file to edit: then `reward.py render`, `check --smoke` and `run`.",
+        "# A line that begins with # shows a default; take the # away to change it. Paths are relative to this file.",
+    ]
+    for stage, kind in STAGES.items():
+        given = tables.get(stage, {})
+        checked = validate(stage, given)
+        lines += ["", f"[{stage}]", f"# {kind.__doc__.strip().splitlines()[0]}"]
+        for name, field in kind.model_fields.items():
+            mark = "" if name in given else "# "
+            lines.append(f"{mark}{name} = {toml_value(getattr(checked, name))}  # {field.description}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,331 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["jinja2>=3.1", "pydantic>=2.7", "tomli>=2; python_version < '3.11'"]
+# ///
+"""From preference data to a checked reward model: inspect, init, render, check, run.
+
+    reward.py doctor                                   what this machine has and lacks
+    reward.py inspect DATA                             schema, counts, warnings, three converted rows
+    reward.py init DATA --model BASE                   write recipe.toml, the one file to edit
+    reward.py render [STAGE]                           write run/*.py, or print one script
+    reward.py check --smoke                            find what would break, in a minute
+    reward.py run                                      format, train, evaluate, score; skips what is up to date
+    reward.py params [STAGE]                           every parameter, its default and range
+    reward.py demo                                     all of it on data made on the spot, offline
+
+Each command has --help. Exit codes: 0 done, 2 wrong use, 3 data or parameters refused, 4 check failed, 5 something is
+not installed. DATA is a file, several, a folder or a hub dataset id.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True  # an installed skill folder stays as it was installed
+
+try:
+    import jinja2  # noqa: F401
+    import pydantic  # noqa: F401
+    from errors import CHECK_FAILED, DATA_REFUSED, ENVIRONMENT_LACKS, WRONG_USE, ToolError, nearest
+except ImportError as lacking:
+    print(
+        f"error: Python at {sys.executable} has no {lacking.name}\n  expected: jinja2 and pydantic\n"
+        f"  try: {sys.executable} -m pip install jinja2 pydantic tomli (or: uv run --script {__file__})",
+        file=sys.stderr,
+    )
+    raise SystemExit(5) from None
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors name the nearest right flag; an unknown parameter is refused (3), other misuse is 2."""
+
+    def error(self, message):
+        wrong = next((word.split("=")[0] for word in message.split() if word.startswith("--")), "")
+        near = nearest(wrong, [option for option in self._option_string_actions if option != wrong]) if wrong else None
+        code = DATA_REFUSED if message.startswith("unrecognized arguments: --") else WRONG_USE
+        raise ToolError(message, "what --help lists", near or f"{self.prog} --help", code)
+
+
+def parser_for(command, description, example):
+    parser = Parser(
+        prog=f"reward.py {command}",
+        description=description,
+        epilog=f"example: {example}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="Answer in JSON on stdout.")
+    return parser
+
+
+def add_stage_flags(parser, stage, leave_out=()):
+    """One flag per parameter of a stage; only those given come back."""
+    from stages import STAGES, flag
+
+    group = parser.add_argument_group(f"parameters of {stage}")
+    for name, field in STAGES[stage].model_fields.items():
+        if name in leave_out:
+            continue
+        options = {"dest": f"param_{name}", "default": argparse.SUPPRESS, "help": field.description.replace("%", "%%")}
+        if field.annotation is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif field.annotation == list[str]:
+            options["nargs"] = "*"
+        if name not in ("model", "method") or stage != "format":
+            group.add_argument(flag(name), **options)
+
+
+def stage_values(args):
+    return {name.removeprefix("param_"): value for name, value in vars(args).items() if name.startswith("param_")}
+
+
+def answer(args, found, text):
+    """Print the answer of a command: JSON for agents, text for people."""
+    print(json.dumps(found, ensure_ascii=False, default=str) if args.json else text)
+
+
+def load_recipe(args):
+    """(folder of the recipe, {stage: validated parameters})."""
+    import recipe
+
+    path = Path(args.recipe)
+    stages = recipe.load(path)
+    return path.resolve().parent, stages
+
+
+# Commands. Each takes the words after its name and returns an exit code.
+
+
+def doctor(words):
+    parser = parser_for("doctor", "What this machine has, and what the scripts still need.", "reward.py doctor --json")
+    args = parser.parse_args(words)
+    import doctor as verb
+
+    found = verb.doctor()
+    answer(args, found, verb.as_text(found))
+    return ENVIRONMENT_LACKS if found["missing"] else 0
+
+
+def inspect(words):
+    parser = parser_for(
+        "inspect", "What a preference file holds; writes nothing.", "reward.py inspect pairs.jsonl --json"
+    )
+    parser.add_argument("data", nargs="*", help="Files, a folder or a hub dataset id.")
+    add_stage_flags(parser, "format", leave_out=("data", "out"))
+    args = parser.parse_args(words)
+    import inspect_data
+
+    found = inspect_data.inspect(args.data, stage_values(args))
+    answer(
+        args, found, inspect_data.as_text(found) + "\nnext      reward.py init " + " ".join(args.data) + " --model BASE"
+    )
+    return 0
+
+
+def init(words):
+    example = "reward.py init pairs.jsonl --model Qwen/Qwen3-0.6B --method lora"
+    parser = parser_for("init", "Inspect the data and write recipe.toml, the one file to edit.", example)
+    parser.add_argument("data", nargs="+", help="Files, a folder or a hub dataset id.")
+    parser.add_argument("--model", required=True, help="Base model: a hub id or a local folder.")
+    parser.add_argument("--method", default="full", help="full, lora or qlora.")
+    parser.add_argument("--recipe", default="recipe.toml", help="File to write.")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.NAME=VALUE", help="Set any parameter.")
+    parser.add_argument("--force", action="store_true", help="Replace a recipe that is there.")
+    add_stage_flags(parser, "format", leave_out=("data", "out"))
+    args = parser.parse_args(words)
+    import inspect_data
+    import recipe
+    import render
+
+    path = Path(args.recipe)
+    if path.exists() and not args.force:
+        raise ToolError(
+            f"{path} is there already", "a new file", "--force to replace it, or --recipe OTHER.toml", WRONG_USE
+        )
+    tables = recipe.assign({"format": {}, "train": {"model": args.model, "method": args.method}}, args.set)
+    found = inspect_data.inspect(args.data, {**tables["format"], **stage_values(args)})
+    home = path.resolve().parent
+
+    def seen_from_recipe(name):
+        return os.path.relpath(name, home) if Path(name).exists() else name
+
+    defaults = recipe.validate("format", {}).model_dump()
+    mapping = {key: value for key, value in found["mapping"].items() if value != defaults.get(key) or key == "kind"}
+    tables["format"] = {"data": [seen_from_recipe(name) for name in args.data], **mapping}
+    tables["train"]["model"] = seen_from_recipe(tables["train"]["model"])
+    if found["pairs"] < 1000:
+        tables["format"].setdefault("eval_fraction", 0.2)
+        tables["train"].setdefault("batch_size", 16)
+    render.write(path, recipe.dump(tables))
+    facts = {key: found[key] for key in ("schema", "rows", "pairs", "ties", "rejected", "warnings")}
+    text = f"{found['pairs']} pairs ({found['schema']}); wrote {path}"
+    text += "".join(f"\nwarning: {warning}" for warning in found["warnings"])
+    answer(args, {"recipe": str(path), **facts}, f"{text}\nnext: reward.py render, then check --smoke, then run")
+    return 0
+
+
+def params(words):
+    parser = parser_for("params", "Every parameter: default, range, meaning.", "reward.py params train")
+    parser.add_argument("stage", nargs="?", help="A stage; all where left out.")
+    args = parser.parse_args(words)
+    import parameters
+    import render
+    from stages import STAGES
+
+    if args.stage:
+        render.stage_named(args.stage)
+    wanted = [args.stage] if args.stage else list(STAGES)
+    answer(args, parameters.as_schema(wanted), parameters.as_text(wanted))
+    return 0
+
+
+def render(words):
+    example = "reward.py render train --method lora > train.py"
+    parser = parser_for("render", "Write run/*.py from the recipe, or print the script of one stage.", example)
+    parser.add_argument("stage", nargs="?", help="format, train, evaluate or score; all into run/ where left out.")
+    parser.add_argument("--recipe", help="Recipe to take values from; for all stages recipe.toml is the default.")
+    parser.add_argument("--output", metavar="FILE", help="Write the script of one stage here instead of to stdout.")
+    import recipe
+    import render as verb
+    import run as runner
+    from stages import STAGES
+
+    stage = next((word for word in words if not word.startswith("-")), None)
+    if stage in STAGES:
+        add_stage_flags(parser, stage)
+    args = parser.parse_args(words)
+    if args.stage:
+        verb.stage_named(args.stage)
+        given = recipe.load(args.recipe)[args.stage].model_dump(exclude_unset=True) if args.recipe else {}
+        lists = {k: v for k, v in stage_values(args).items()}
+        text = verb.render(args.stage, recipe.validate(args.stage, {**given, **lists}))
+        if args.output:
+            verb.write(args.output, text)
+        answer(
+            args,
+            {"stage": args.stage, "script": args.output or text},
+            f"wrote {args.output}" if args.output else text.rstrip("\n"),
+        )
+        return 0
+    args.recipe = args.recipe or "recipe.toml"
+    folder, stages = load_recipe(args)
+    paths = {stage: str(path) for stage, path in runner.write_scripts(folder, stages).items()}
+    answer(
+        args,
+        {"scripts": paths},
+        "\n".join(f"wrote {path}" for path in paths.values()) + "\nnext: reward.py check --smoke",
+    )
+    return 0
+
+
+def check(words):
+    parser = parser_for("check", "Find what would break before it costs a GPU hour.", "reward.py check --smoke")
+    parser.add_argument("scripts", nargs="*", help="Scripts to check; those of the recipe where left out.")
+    parser.add_argument("--recipe", default="recipe.toml", help="Recipe whose scripts to check.")
+    parser.add_argument("--smoke", action="store_true", help="Also run the scripts on a shrunken model and a few rows.")
+    args = parser.parse_args(words)
+    import check as verb
+    import run as runner
+
+    paths, folder, stages = [Path(script) for script in args.scripts], None, None
+    if not paths or args.smoke:
+        folder, stages = load_recipe(args)
+        scripts = runner.write_scripts(folder, stages, keep_edits=True)
+        paths = paths or list(scripts.values())
+    for path in paths:
+        if not path.is_file():
+            raise ToolError(f"no script {path}", "a rendered script", "reward.py render", WRONG_USE)
+    found = [finding for path in paths for finding in verb.check_script(path)]
+    errors = [finding for finding in found if finding["level"] == "error"]
+    result = {"scripts": [str(path) for path in paths], "findings": found, "errors": len(errors), "smoke": None}
+    lines = [f"{f['script']}:{f['line']}: {f['level']}: {f['check']}: {f['message']}" for f in found]
+    if errors:
+        answer(args, result, "\n".join([*lines, f"{len(errors)} errors"]))
+        return CHECK_FAILED
+    lines.append(f"{len(paths)} scripts: syntax, lint and arguments are in order")
+    if args.smoke:
+        import smoke
+
+        result["smoke"] = smoke.smoke(folder, stages, quiet=args.json)
+        total = sum(result["smoke"].values())
+        lines.append(
+            "smoke: " + ", ".join(f"{stage} {s} s" for stage, s in result["smoke"].items()) + f"; {total:.0f} s in all"
+        )
+    answer(args, result, "\n".join([*lines, "next: reward.py run" if args.smoke else "next: reward.py check --smoke"]))
+    return 0
+
+
+def run(words):
+    parser = parser_for(
+        "run", "Run the stages in order; skip what is up to date, resume what was cut off.", "reward.py run"
+    )
+    parser.add_argument("stages", nargs="*", help="Stages to run; all where left out.")
+    parser.add_argument("--recipe", default="recipe.toml", help="Recipe to run.")
+    parser.add_argument("--force", action="store_true", help="Run what is up to date again.")
+    args = parser.parse_args(words)
+    import render as rendering
+    import run as verb
+
+    for stage in args.stages:
+        rendering.stage_named(stage)
+    folder, stages = load_recipe(args)
+
+    def say(text):
+        print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+    results = verb.run(folder, stages, args.stages, args.force, quiet=args.json, say=say)
+    text = "\n".join(f"{r['stage']:9} {r['status']:10} {r['seconds']:>7.1f} s  {r['out']}" for r in results)
+    answer(args, {"stages": results}, text)
+    return 0
+
+
+def demo(words):
+    parser = parser_for(
+        "demo", "The whole pipeline on data and a model made on the spot, offline.", "reward.py demo --out demo"
+    )
+    parser.add_argument("--out", default="reward-demo", help="Folder to work in.")
+    args = parser.parse_args(words)
+    import demo as verb
+
+    found = verb.demo(Path(args.out), quiet=args.json)
+    answer(args, found, verb.as_text(found, sys.argv[0]))
+    return 0
+
+
+COMMANDS = {f.__name__: f for f in (doctor, inspect, init, params, render, check, run, demo)}
+
+
+def main(words):
+    """Run one command; returns the exit code."""
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if words else WRONG_USE
+    if words[0] == "--version":
+        from stages import VERSION
+
+        print(VERSION)
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            near = nearest(words[0], COMMANDS)
+            raise ToolError(
+                f"unknown command {words[0]!r}", ", ".join(COMMANDS), f"reward.py {near or '--help'}", WRONG_USE
+            )
+        return COMMANDS[words[0]](words[1:])
+    except ToolError as error:
+        print(error, file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({**error.as_dict(), **getattr(error, "report", {})}, ensure_ascii=False, default=str))
+        return error.code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

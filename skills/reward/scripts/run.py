@@ -1,0 +1,97 @@
+"""`reward.py run`: the stages in order, skipping what is up to date. The scripts themselves resume what was cut off."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import render
+from errors import CHECK_FAILED, ToolError
+
+INPUTS = {"format": ["data"], "train": ["data", "model"], "evaluate": ["data", "model"], "score": ["data", "model"]}
+"""Parameters of each stage that name what it reads. `out` names what it writes."""
+
+
+def script_path(folder, stage):
+    return Path(folder) / "run" / f"{stage}.py"
+
+
+def trace_of(path):
+    """Names, sizes and times of a file or of what is in a folder: whether it changed since."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
+
+
+def inputs_of(folder, stage, values):
+    """Local paths that a stage reads."""
+    named = [getattr(values, name) for name in INPUTS[stage]]
+    flat = [path for value in named for path in (value if isinstance(value, list) else [value])]
+    return [Path(folder) / path for path in flat]
+
+
+def key_of(folder, stage, values):
+    """Changes when the script or anything it reads changes."""
+    script = script_path(folder, stage).read_text(encoding="utf-8")
+    traces = [trace_of(path) for path in inputs_of(folder, stage, values)]
+    return hashlib.sha256(json.dumps([script, traces]).encode()).hexdigest()
+
+
+def write_scripts(folder, stages, keep_edits=False):
+    """Render every stage into FOLDER/run. Returns {stage: path}. With keep_edits, files that exist stay as they are."""
+    paths = {}
+    for stage, values in stages.items():
+        paths[stage] = script_path(folder, stage)
+        if not (keep_edits and paths[stage].exists()):
+            render.write(paths[stage], render.render(stage, values))
+    return paths
+
+
+def execute(command, folder, quiet):
+    """Run one script; its stdout goes to stderr when stdout is kept for JSON. Returns its exit code."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    output = sys.stderr if quiet else None
+    return subprocess.run(command, cwd=folder, stdout=output, env=environment, check=False).returncode
+
+
+def run(folder, stages, wanted=None, force=False, quiet=False, say=print):
+    """Run stages of the recipe in FOLDER. Returns a list of {stage, status, seconds, out}.
+
+    Args:
+        stages: {stage: validated parameters}, in order.
+        wanted: names of the stages to run; None for all whose inputs exist.
+        force: run even what is up to date.
+    """
+    folder, results = Path(folder), []
+    write_scripts(folder, stages, keep_edits=True)
+    state_file = folder / "run" / "state.json"
+    state = json.loads(state_file.read_text()) if state_file.exists() else {}
+    for stage, values in stages.items():
+        if wanted and stage not in wanted:
+            continue
+        path, result = script_path(folder, stage), {"stage": stage, "out": str(folder / values.out)}
+        if path.read_text(encoding="utf-8") != render.render(stage, values):
+            say(f"{stage}: {path} is not what the recipe renders now; running it as it is (renew: reward.py render)")
+        if not wanted and stage == "score" and not all((folder / p).exists() for p in values.data):
+            say(f"{stage}: left out, there is no {', '.join(values.data)}")
+            continue
+        if not force and state.get(stage) == key_of(folder, stage, values) and (folder / values.out).exists():
+            say(f"{stage}: up to date ({values.out})")
+            results.append({**result, "status": "up to date", "seconds": 0.0})
+            continue
+        say(f"{stage}: running {path}")
+        start = time.monotonic()
+        code = execute([sys.executable, str(path.resolve())], folder, quiet)
+        if code:
+            raise ToolError(
+                f"{stage} stopped with exit code {code}; its last lines above say why",
+                "exit code 0",
+                "mend what it names, then: reward.py run",
+                code if code in (2, 3, 5) else CHECK_FAILED,
+            )
+        state[stage] = key_of(folder, stage, values)
+        render.write(state_file, json.dumps(state, indent=1))
+        results.append({**result, "status": "done", "seconds": round(time.monotonic() - start, 1)})
+    return results

@@ -1,0 +1,133 @@
+"""`reward.py check --smoke`: the very scripts, end to end, on a shrunken model of the same architecture.
+
+The user's own tokenizer, template and first rows; random weights. A broken run costs a minute here and not a GPU night.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import run
+from errors import CHECK_FAILED, DATA_REFUSED, ENVIRONMENT_LACKS, ToolError
+
+ROWS = 64
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "hidden_size_per_layer_input": 16,
+}
+
+
+def shrink(config):
+    """Make a transformers config tiny, in place, keeping what makes the architecture what it is. Returns it."""
+    text = config.get_text_config()
+    heads, shared = getattr(text, "num_attention_heads", None), getattr(text, "num_key_value_heads", None)
+    for name, most in SMALL.items():
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, min(getattr(text, name), most))
+    if isinstance(shared, int):
+        text.num_key_value_heads = text.num_attention_heads if shared == heads else min(2, shared)
+    if isinstance(getattr(text, "layer_types", None), list):
+        kinds = list(dict.fromkeys(text.layer_types))
+        text.num_hidden_layers = max(2, len(kinds))
+        text.layer_types = (kinds * 2)[: text.num_hidden_layers]
+    return config
+
+
+def make_small_model(base, folder):
+    """A model with the architecture of `base`, random weights and the tokenizer of `base`, saved in `folder`."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ToolError(
+            f"no {error.name}", "the packages of the scripts", "pip install torch trl peft", ENVIRONMENT_LACKS
+        ) from None
+    try:
+        config = transformers.AutoConfig.from_pretrained(base)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        mend = "--set train.model=FOLDER_OR_HUB_ID"
+        raise ToolError(
+            f"base model {base}: {str(error)[:300]}", "a model folder or a hub id", mend, DATA_REFUSED
+        ) from None
+    kind = getattr(
+        transformers, (config.architectures or ["AutoModelForCausalLM"])[0], transformers.AutoModelForCausalLM
+    )
+    torch.manual_seed(0)
+    kind(shrink(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def smoke(folder, stages, quiet=False):
+    """Run format, train, evaluate and score of the recipe in FOLDER at toy size. Returns {stage: seconds}."""
+    folder, seconds = Path(folder).resolve(), {}
+    with tempfile.TemporaryDirectory(prefix="reward-smoke-") as temporary:
+        there = Path(temporary)
+        base = stages["train"].model
+        local = folder / base
+        make_small_model(str(local) if local.is_dir() else base, there / "base")
+        flags = {
+            "format": ["--limit", str(ROWS), "--eval-fraction", "0.4", "--max-rejected", "1", "--out", there / "data"],
+            "train": ["--model", there / "base", "--data", there / "data", "--out", there / "model"]
+            + [
+                "--max-steps",
+                "2",
+                "--batch-size",
+                "4",
+                "--micro-batch",
+                "2",
+                "--eval-steps",
+                "1",
+                "--max-dropped",
+                "1",
+            ],
+            "evaluate": [
+                "--model",
+                there / "model",
+                "--data",
+                there / "data" / "eval.parquet",
+                "--out",
+                there / "eval",
+            ],
+            "score": ["--model", there / "model", "--data", there / "answers.jsonl", "--out", there / "scores.jsonl"],
+        }
+        answers = [
+            {"prompt": "What is 2 + 2?", "response": "4"},
+            {"prompt": "Hello!", "responses": ["Hi.", "Go away."]},
+        ]
+        (there / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+        for stage, options in flags.items():
+            start = time.monotonic()
+            command = [sys.executable, str(run.script_path(folder, stage)), *map(str, options)]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            seconds[stage] = round(time.monotonic() - start, 1)
+            if not quiet:
+                print(
+                    f"smoke {stage}: {'ok' if not done.returncode else 'FAILED'} in {seconds[stage]} s", file=sys.stderr
+                )
+            if done.returncode:
+                tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
+                code = done.returncode if done.returncode in (3, 5) else CHECK_FAILED
+                mend = f"mend it, then: reward.py check --smoke (script: run/{stage}.py)"
+                raise ToolError(
+                    f"{stage} failed on {ROWS} rows and a shrunken model:\n{tail}", "exit code 0", mend, code
+                )
+        scored = [json.loads(line) for line in (there / "scores.jsonl").read_text().splitlines()]
+        if len(scored) != len(answers) or any("error" in row for row in scored):
+            raise ToolError(
+                f"score lost or failed rows: {scored}", f"{len(answers)} scored rows", "report this", CHECK_FAILED
+            )
+    return seconds

@@ -1,0 +1,204 @@
+"""Every parameter of every stage, declared once.
+
+Command-line flags, `--help`, the JSON schema, `references/parameters.md`, the recipe's keys and comments, validation
+and the rendered scripts' own flags are all derived from the classes below. A parameter is one annotated attribute with
+its docstring as help. `Shape` marks the few that decide which code is rendered; every other one becomes the default of a
+flag of the rendered script.
+"""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+VERSION = "0.1.0"
+
+Shape = "shape"
+"""Marks a parameter that decides which code is rendered."""
+
+
+class Stage(BaseModel):
+    """What all stages share: unknown names are errors, values are frozen, help comes from the attribute docstrings."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Format(Stage):
+    """Turn preference data of any shape into clean, split, counted pairs."""
+
+    data: list[str] = ["preferences.jsonl"]
+    """Files, folders or a hub dataset id."""
+    out: str = "data"
+    """Folder to write."""
+    kind: Annotated[Literal["pairs", "choice", "transcripts"], Shape] = "pairs"
+    """What a row holds: a chosen and a rejected answer, two answers and a label, or two whole transcripts."""
+    prompt: str = "prompt"
+    """Path of the prompt; empty where the answers include it."""
+    chosen: str = "chosen"
+    """Path of the better answer, or of answer A."""
+    rejected: str = "rejected"
+    """Path of the worse answer, or of answer B."""
+    system: str = ""
+    """Path of a system prompt; empty for none."""
+    source: str = ""
+    """Path of the name to report by; empty: the file's."""
+    margin: str = ""
+    """Path of the number by which chosen is better."""
+    winner: str = "label"
+    """Path of the label (kind choice)."""
+    a_wins: str = "1"
+    """Label that prefers answer A (kind choice)."""
+    b_wins: str = "2"
+    """Label that prefers answer B (kind choice)."""
+    ties: list[str] = ["0", "tie"]
+    """Labels that prefer neither (kind choice)."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    eval_fraction: float = Field(0.1, ge=0.001, le=0.9)
+    """Share of the prompts held out."""
+    seed: int = Field(42, ge=0)
+    """Decides which prompts are held out."""
+    max_rejected: float = Field(0.2, ge=0, le=1)
+    """Refuse when more of the rows cannot be used."""
+    limit: int = Field(0, ge=0)
+    """Rows to read; 0 for all."""
+
+
+class Train(Stage):
+    """Train a reward model on the formatted pairs with TRL's RewardTrainer."""
+
+    model: str = "Qwen/Qwen3-0.6B"
+    """Base model: a hub id or a local folder."""
+    data: str = "data"
+    """Folder written by the format stage."""
+    out: str = "model"
+    """Folder for the reward model."""
+    method: Annotated[Literal["full", "lora", "qlora"], Shape] = "full"
+    """Train every weight, a LoRA adapter, or a LoRA adapter over a 4-bit base."""
+    max_length: int = Field(2048, ge=8, le=1_000_000)
+    """Tokens a conversation may have."""
+    overlong: Literal["drop", "truncate"] = "drop"
+    """What to do with training pairs above max_length."""
+    max_dropped: float = Field(0.1, ge=0, le=1)
+    """Refuse when more of the pairs are dropped."""
+    chat_template: str = ""
+    """File of a chat template; empty: the tokenizer's own."""
+    thinking: Literal["keep", "erase"] = "keep"
+    """Whether the template may delete <think> blocks."""
+    learning_rate: float = Field(1e-5, ge=1e-9, le=1)
+    """Peak learning rate; 1e-5 for full, 1e-4 for LoRA."""
+    epochs: float = Field(1, ge=0.001, le=100)
+    """Passes over the training pairs."""
+    max_steps: int = Field(-1, ge=-1)
+    """Optimizer steps; -1 for all epochs."""
+    batch_size: int = Field(32, ge=1)
+    """Pairs per optimizer step, over all processes."""
+    micro_batch: int = Field(4, ge=1)
+    """Pairs per forward pass; memory, not result."""
+    warmup: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the rate rises."""
+    center_rewards: float = Field(0.0, ge=0, le=10)
+    """Pull to mean 0 (arXiv 2312.09244 eq. 2); 0.01 is usual."""
+    lora_r: int = Field(16, ge=1, le=1024)
+    """Rank of the adapter (lora, qlora)."""
+    lora_alpha: int = Field(32, ge=1, le=4096)
+    """Scale of the adapter (lora, qlora)."""
+    merge: bool = False
+    """Also write OUT/merged, for RL and servers (lora, qlora)."""
+    gradient_checkpointing: bool = False
+    """Less memory for a third more computation."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Forward precision; the head is always float32."""
+    optimizer: str = "auto"
+    """A transformers optim name, or auto."""
+    eval_steps: int = Field(100, ge=1)
+    """Optimizer steps between evaluations and checkpoints."""
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+    """Seeds the reward head and the order of the data."""
+    report_to: str = "none"
+    """none, trackio, tensorboard or wandb."""
+    resume: bool = True
+    """Go on from the newest complete checkpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def default_rate(cls, values):
+        """LoRA wants a higher learning rate than full training (LoRA Without Regret, Schulman 2025: about 10x)."""
+        if isinstance(values, dict) and values.get("method", "full") != "full":
+            return {"learning_rate": 1e-4, **values}
+        return values
+
+
+class Evaluate(Stage):
+    """Measure a reward model on held-out pairs: exact accuracy with intervals, per source, beside length alone."""
+
+    model: str = "model"
+    """Reward model: a folder or a hub id."""
+    data: str = "data/eval.parquet"
+    """Parquet file of formatted pairs."""
+    out: str = "eval"
+    """Folder for metrics.json and scores.jsonl."""
+    max_length: int = Field(0, ge=0, le=1_000_000)
+    """Tokens a conversation may have; 0: as trained."""
+    batch_tokens: int = Field(16384, ge=8)
+    """Tokens per forward pass, padding included."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision; auto: bfloat16 on a GPU, else float32."""
+
+
+class Score(Stage):
+    """Score a file of prompts and responses, in order, nothing lost."""
+
+    model: str = "model"
+    """Reward model: a folder or a hub id."""
+    data: list[str] = ["responses.jsonl"]
+    """Files of prompt + response(s), or of messages."""
+    out: str = "scores.jsonl"
+    """File of scores, one line per input row."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    max_length: int = Field(0, ge=0, le=1_000_000)
+    """Tokens a conversation may have; 0: as trained."""
+    batch_tokens: int = Field(16384, ge=8)
+    """Tokens per forward pass, padding included."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision; auto: bfloat16 on a GPU, else float32."""
+
+
+SCORING = ["torch>=2.6", "transformers>=4.57", "peft>=0.17", "bitsandbytes>=0.49", "pyarrow", "python-dotenv"]
+REQUIRES = {
+    "format": ["pyarrow", "datasets"],
+    "train": ["torch>=2.6", "trl>=1.12", "peft>=0.17", "bitsandbytes>=0.49", "python-dotenv"],
+    "evaluate": SCORING,
+    "score": SCORING,
+}
+"""Packages (PEP 508) that each rendered script names in its header."""
+
+STAGES: dict[str, type[Stage]] = {"format": Format, "train": Train, "evaluate": Evaluate, "score": Score}
+"""In the order in which they run."""
+
+
+def is_shape(field):
+    """Whether a field (pydantic FieldInfo) decides which code is rendered."""
+    return Shape in field.metadata
+
+
+def shapes(stage):
+    """Every combination of shape values of a stage: a list of dicts, the default one first."""
+    combinations = [{}]
+    for name, field in STAGES[stage].model_fields.items():
+        if is_shape(field):
+            combinations = [{**c, name: value} for value in get_args(field.annotation) for c in combinations]
+    return combinations
+
+
+def flag(name):
+    """`learning_rate` -> `--learning-rate`."""
+    return "--" + name.replace("_", "-")
+
+
+def limits(field):
+    """(lowest, highest) that a field admits; None where there is no bound."""
+    bounds = {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "le") if hasattr(rule, key)}
+    return bounds.get("ge"), bounds.get("le")

@@ -1,0 +1,137 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = {{ dependencies }}
+# ///
+"""Evaluate: how often a reward model prefers the better answer, exactly, with intervals, next to the length baseline.
+
+Writes metrics.json, and scores.jsonl with both rewards of every pair. Every pair counts once, whatever the batch size.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from types import MethodType
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+import peft
+import torch
+import transformers
+from dotenv import find_dotenv, load_dotenv
+from huggingface_hub import snapshot_download
+from pyarrow.parquet import read_table
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+RENDERED_BY = {{rendered_by}}
+
+
+# %% Parameters
+{{shared("refuse")}}
+
+
+{{shared("within")}}
+
+
+def parameters(argv=None):
+    """What the recipe chose; each can be set again on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    {{flags}}
+    return parser.parse_args([] if "ipykernel" in sys.modules else argv)
+
+
+# %% From messages to token ids to rewards
+{{shared("encode")}}
+
+
+{{shared("score_ids")}}
+
+
+{{shared("load_reward_model")}}
+
+
+{{shared("accuracy")}}
+
+
+# %% Evaluation
+def read_pairs(path):
+    """Formatted pairs of a parquet file, with the columns that format.py writes."""
+    try:
+        pairs = read_table(path, columns=["prompt", "chosen", "rejected", "source"]).to_pylist()
+    except (OSError, ValueError) as error:
+        refuse(f"{path}: {str(error)[:200]}", "a parquet file written by format.py", "python run/format.py")
+    if not pairs:
+        refuse(f"{path} holds no pairs", "at least one", "python run/format.py --eval-fraction 0.3")
+    return pairs
+
+
+def main(args):
+    load_dotenv(find_dotenv(usecwd=True))
+    pairs = read_pairs(args.data)
+    model, tokenizer, reward = load_reward_model(args.model, args.dtype)
+    max_length = args.max_length or reward.get("max_length", 2048)
+    encoded = [encode(p["prompt"] + p[side], tokenizer, max_length) for side in ("chosen", "rejected") for p in pairs]
+    scores = score_ids(model, [ids for ids, _ in encoded], args.batch_tokens).tolist()
+    chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
+    cut = [a[1] + b[1] > 0 for a, b in zip(encoded[: len(pairs)], encoded[len(pairs) :])]
+    lengths = [[sum(len(m["content"]) for m in p[side]) for p in pairs] for side in ("chosen", "rejected")]
+
+    def measure(rows):
+        """Accuracy of the model and of "the longer answer is better" on the pairs with these numbers."""
+        measured = accuracy([chosen[i] for i in rows], [rejected[i] for i in rows])
+        longer = accuracy(*([side[i] for i in rows] for side in lengths))
+        return measured | {"length_baseline": longer["accuracy"], "truncated": sum(cut[i] for i in rows)}
+
+    sources = sorted({p["source"] for p in pairs})
+    metrics = measure(range(len(pairs)))
+    metrics["loss"] = statistics.fmean(
+        math.log1p(math.exp(-abs(d))) + max(-d, 0) for d in map(float.__sub__, chosen, rejected)
+    )
+    metrics["margin"] = statistics.fmean(chosen) - statistics.fmean(rejected)
+    metrics["reward_mean"], metrics["reward_std"] = statistics.fmean(scores), statistics.pstdev(scores)
+    metrics["by_source"] = {s: measure([i for i, p in enumerate(pairs) if p["source"] == s]) for s in sources}
+    metrics |= {"model": args.model, "data": args.data, "max_length": max_length, "rendered_by": RENDERED_BY}
+
+    beside = Path(args.out.rstrip("/") + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with open(beside / "scores.jsonl", "w") as file:
+        for i, pair in enumerate(pairs):
+            row = {
+                "pair": i,
+                "source": pair["source"],
+                "chosen": chosen[i],
+                "rejected": rejected[i],
+                "truncated": cut[i],
+            }
+            file.write(json.dumps(row) + "\n")
+    shutil.rmtree(args.out, ignore_errors=True)
+    os.replace(beside, args.out)
+    width = max(map(len, ["all", *sources]))
+    print(f"{'source':{width}}  pairs  accuracy  95 % interval    longer is better   ties  truncated")
+    for name, m in {"all": metrics, **metrics["by_source"]}.items():
+        interval = f"[{m['low']:.3f}, {m['high']:.3f}]  {m['length_baseline']:>16.3f}"
+        print(
+            f"{name:{width}}  {m['pairs']:>5}  {m['accuracy']:>8.3f}  {interval}  {m['ties']:>5}  {m['truncated']:>9}"
+        )
+    if metrics["low"] <= max(0.5, metrics["length_baseline"]):
+        print("not shown to beat chance and the length baseline: the interval reaches down to them")
+    print(f"written to {args.out}/")
+
+
+# %% Run
+if __name__ == "__main__":
+    main(parameters())

@@ -1,0 +1,14 @@
+def encode(messages, tokenizer, max_length):
+    """Messages -> (token ids, number of tokens cut off). The only place where text is built, for every stage.
+
+    Cuts from the left, for the reward is read at the end; a leading BOS stays."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    ids = tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"]
+    cut = max(0, len(ids) - max_length)
+    bos = ids[:1] if cut and ids[0] == tokenizer.bos_token_id else []
+    return bos + ids[cut + len(bos) :], cut
+
+
+def fingerprint(value):
+    """Short hash of text, or of anything that JSON can hold."""
+    return hashlib.sha256((value if isinstance(value, str) else json.dumps(value)).encode()).hexdigest()[:16]

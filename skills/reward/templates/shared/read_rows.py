@@ -1,0 +1,72 @@
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def find_files(sources):
+    """Data files behind files and folders, and hub dataset ids (owner/name), in order."""
+    found = []
+    for source in sources:
+        path = Path(source)
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files = [p for p in inside if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES)]
+        if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.parent.exists():
+            files = [source]
+        elif not files:
+            refuse(f"no data in {source!r}", f"a file or folder of {', '.join(SUFFIXES)} (.gz), or a hub id", "ls")
+        found += files
+    return found
+
+
+def read_file(path):
+    """Yield (row, problem) for one file; problem names why a row is not one, else None."""
+    name = path.name.removesuffix(".gz")
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        if name.endswith(".parquet"):
+            from pyarrow.parquet import ParquetFile
+
+            batches = ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file).iter_batches()
+            yield from ((row, None) for batch in batches for row in batch.to_pylist())
+        elif name.endswith((".csv", ".tsv")):
+            csv.field_size_limit(2**31 - 1)
+            text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+            for row in csv.DictReader(text, delimiter="\t" if name.endswith(".tsv") else ","):
+                broken = None in row or None in row.values() or re.search("[\udc80-\udcff]", "".join(row.values()))
+                yield row, "not_utf8_or_ragged" if broken else None
+        elif name.endswith(".json") and (rows := whole_json(file)) is not None:
+            yield from ((row, None) for row in rows)
+        else:
+            file.seek(0)
+            yield from (parse(line) for line in file if line.strip())
+
+
+def parse(text):
+    """JSON bytes -> (value, None) or (None, problem)."""
+    try:
+        return json.loads(text.decode("utf-8-sig")), None
+    except (ValueError, RecursionError) as error:
+        return None, "not_utf8" if isinstance(error, UnicodeDecodeError) else "not_json"
+
+
+def whole_json(file):
+    """Rows of a .json file that is one list, one object around a list, or one object; None where it is JSON lines."""
+    value, _ = parse(file.read())
+    if isinstance(value, dict):
+        value = next((v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [value])
+    return value if isinstance(value, list) else None
+
+
+def read_rows(sources, split):
+    """Yield (source, row number from 1, row, problem) over all sources, in order."""
+    for source in find_files(sources):
+        try:
+            if isinstance(source, str):
+                from datasets import load_dataset
+
+                rows = ((row, None) for row in load_dataset(source, split=split, streaming=True))
+            else:
+                rows = read_file(source)
+            for number, (row, problem) in enumerate(rows, 1):
+                yield str(source), number, row, problem or (None if isinstance(row, dict) else "not_an_object")
+        except ImportError as error:
+            refuse(f"{source} needs a package: {error}", "it installed", f"pip install {error.name}", 5)
+        except Exception as error:  # pyarrow, zlib and the hub client share no base class
+            refuse(f"{source}: {str(error)[:300]}", "a readable file or a reachable hub dataset", "open it by hand")

@@ -1,0 +1,57 @@
+"""Writes every generated file, or with --check says which are stale: golden scripts, parameters.md, the manifests."""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SKILL = ROOT / "skills" / "reward"
+sys.path.insert(0, str(SKILL / "scripts"))
+sys.dont_write_bytecode = True
+
+import parameters  # noqa: E402
+import recipe  # noqa: E402
+import render  # noqa: E402
+from stages import STAGES, VERSION, shapes  # noqa: E402
+
+
+def golden():
+    """{path: text} of every stage in every shape. Named by the stage, then the shape's values."""
+    files = {}
+    for stage in STAGES:
+        for number, shape in enumerate(shapes(stage)):
+            name = "_".join([stage, *(shape.values() if number else [])])
+            files[ROOT / "tests" / "golden" / f"{name}.py"] = render.render(stage, recipe.validate(stage, shape))
+    return files
+
+
+def manifests():
+    """plugin.json and its copy for Claude Code, with the one version."""
+    manifest = json.loads((ROOT / "plugin.json").read_text())
+    text = json.dumps({**manifest, "version": VERSION}, indent=2, ensure_ascii=False) + "\n"
+    return {ROOT / "plugin.json": text, ROOT / ".claude-plugin" / "plugin.json": text}
+
+
+def generated():
+    return golden() | {SKILL / "references" / "parameters.md": parameters.as_markdown()} | manifests()
+
+
+def main(check):
+    files = generated()
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+    extra = sorted(set((ROOT / "tests" / "golden").glob("*.py")) - set(files))
+    for path in [*stale, *extra]:
+        print(f"{'stale' if path in stale else 'not generated any more'}: {path.relative_to(ROOT)}")
+    if check:
+        print("try: make generate" if stale or extra else f"{len(files)} generated files are current")
+        return 1 if stale or extra else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[path])
+    for path in extra:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

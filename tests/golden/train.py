@@ -1,0 +1,502 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch>=2.6", "trl>=1.12", "peft>=0.17", "bitsandbytes>=0.49", "python-dotenv"]
+# ///
+"""Train: formatted pairs in, a reward model that proves itself out.
+
+TRL's RewardTrainer with what it leaves to its user: every dropped pair counted, the template and the thinking checked,
+exact evaluation, a float32 head, resume from the newest complete checkpoint, and a reload that must score the same.
+"""
+
+import argparse
+import collections
+import gc
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import MethodType
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+import peft
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from dotenv import find_dotenv, load_dotenv
+from huggingface_hub import snapshot_download
+from pyarrow.parquet import read_table
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PrinterCallback,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_utils import EvalLoopOutput
+from trl import RewardConfig, RewardTrainer
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+RENDERED_BY = "reward 0.1.0: reward.py render train --method full"
+BATCH_TOKENS = 16384  # of evaluation
+PROBES = [  # scored now and by every consumer; another score there means other text, weights or precision
+    [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4."}],
+    [
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": "<think>2, 3, 4.</think>It is 4."},
+    ],
+    [{"role": "user", "content": "Grüß mich! 你好"}, {"role": "assistant", "content": "Schön, dich zu sehen 🙂"}],
+    [
+        {"role": "user", "content": "Name a colour."},
+        {"role": "assistant", "content": "Blue."},
+        {"role": "user", "content": "And another?"},
+        {"role": "assistant", "content": "Green,\n\nlike grass."},
+    ],
+]
+
+
+# %% Parameters
+def refuse(received, expected, mend, code=3):
+    """Stop with one readable message. Exit codes: 2 wrong use, 3 data refused, 5 the environment lacks something."""
+    print(f"error: {received}\n  expected: {expected}\n  try: {mend}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def within(kind, low, high=float("inf")):
+    """An argparse type: a number between low and high, both included."""
+
+    def number(text):
+        if low <= (value := kind(text)) <= high:
+            return value
+        raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
+
+    return number
+
+
+def parameters(argv=None):
+    """What the recipe chose; each can be set again on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", default="Qwen/Qwen3-0.6B", help="Base model: a hub id or a local folder.")
+    add("--data", default="data", help="Folder written by the format stage.")
+    add("--out", default="model", help="Folder for the reward model.")
+    add("--max-length", type=within(int, 8, 1000000), default=2048, help="Tokens a conversation may have.")
+    add(
+        "--overlong",
+        choices=["drop", "truncate"],
+        default="drop",
+        help="What to do with training pairs above max_length.",
+    )
+    add("--max-dropped", type=within(float, 0, 1), default=0.1, help="Refuse when more of the pairs are dropped.")
+    add("--chat-template", default="", help="File of a chat template; empty: the tokenizer's own.")
+    add("--thinking", choices=["keep", "erase"], default="keep", help="Whether the template may delete <think> blocks.")
+    add(
+        "--learning-rate",
+        type=within(float, 1e-09, 1),
+        default=1e-05,
+        help="Peak learning rate; 1e-5 for full, 1e-4 for LoRA.",
+    )
+    add("--epochs", type=within(float, 0.001, 100), default=1, help="Passes over the training pairs.")
+    add("--max-steps", type=within(int, -1), default=-1, help="Optimizer steps; -1 for all epochs.")
+    add("--batch-size", type=within(int, 1), default=32, help="Pairs per optimizer step, over all processes.")
+    add("--micro-batch", type=within(int, 1), default=4, help="Pairs per forward pass; memory, not result.")
+    add("--warmup", type=within(float, 0, 1), default=0.05, help="Share of the steps in which the rate rises.")
+    add(
+        "--center-rewards",
+        type=within(float, 0, 10),
+        default=0.0,
+        help="Pull to mean 0 (arXiv 2312.09244 eq. 2); 0.01 is usual.",
+    )
+    add("--lora-r", type=within(int, 1, 1024), default=16, help="Rank of the adapter (lora, qlora).")
+    add("--lora-alpha", type=within(int, 1, 4096), default=32, help="Scale of the adapter (lora, qlora).")
+    add(
+        "--merge",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Also write OUT/merged, for RL and servers (lora, qlora).",
+    )
+    add(
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Less memory for a third more computation.",
+    )
+    add(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="Forward precision; the head is always float32.",
+    )
+    add("--optimizer", default="auto", help="A transformers optim name, or auto.")
+    add("--eval-steps", type=within(int, 1), default=100, help="Optimizer steps between evaluations and checkpoints.")
+    add("--seed", type=within(int, 0, 4294967295), default=42, help="Seeds the reward head and the order of the data.")
+    add("--report-to", default="none", help="none, trackio, tensorboard or wandb.")
+    add(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Go on from the newest complete checkpoint.",
+    )
+    return parser.parse_args([] if "ipykernel" in sys.modules else argv)
+
+
+# %% From messages to token ids
+def encode(messages, tokenizer, max_length):
+    """Messages -> (token ids, number of tokens cut off). The only place where text is built, for every stage.
+
+    Cuts from the left, for the reward is read at the end; a leading BOS stays."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    ids = tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"]
+    cut = max(0, len(ids) - max_length)
+    bos = ids[:1] if cut and ids[0] == tokenizer.bos_token_id else []
+    return bos + ids[cut + len(bos) :], cut
+
+
+def fingerprint(value):
+    """Short hash of text, or of anything that JSON can hold."""
+    return hashlib.sha256((value if isinstance(value, str) else json.dumps(value)).encode()).hexdigest()[:16]
+
+
+def load_tokenizer(args):
+    """The base model's tokenizer with its template pinned and a padding token that ends no conversation."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        template = Path(args.chat_template).read_text() if args.chat_template else tokenizer.chat_template
+    except (OSError, ValueError) as error:
+        refuse(f"{args.model}: {str(error)[:200]}", "a model folder or hub id, and a template file", "ls; --model")
+    if not template:
+        mend = "--chat-template FILE, such as the skill's assets/plain.jinja"
+        refuse(f"{args.model} has no chat template", "one, to turn messages into text", mend)
+    today = re.compile(r"strftime_now\([^)]*\)")  # a date in the prompt would change every score tomorrow
+    tokenizer.chat_template = today.sub('"01 Jan 2025"', template)
+    last = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer, 10**6)[0][-1]
+    spare = [i for token, i in tokenizer.get_added_vocab().items() if re.search("pad|reserved|unused", token)]
+    usable = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(spare), tokenizer.bos_token_id]
+    usable = [i for i in usable if i is not None and i not in (tokenizer.eos_token_id, last)]
+    if not usable:
+        refuse(f"{args.model} has no token to pad with but the end token", "a spare one", "add a <pad> token to it")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
+    return tokenizer
+
+
+def thinking_erased(messages, tokenizer):
+    """Whether the template deletes the <think> block of the answer: a pair that differs there would teach nothing."""
+    thought = re.search(r"<think>\s*(\S.*?)\s*</think>", messages[-1]["content"], re.DOTALL)
+    return bool(thought) and thought[1] not in tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+def encode_pairs(split, tokenizer, args):
+    """One split -> (Dataset of chosen_ids, rejected_ids, margin; counts). Only training drops pairs."""
+    path, rows, counts, pad = Path(args.data) / f"{split}.parquet", [], collections.Counter(), tokenizer.pad_token_id
+    if not path.is_file():
+        refuse(f"no {path}", "a folder written by format.py", "python run/format.py")
+    pairs = read_table(path).to_pylist()
+    for pair in pairs:
+        said = [pair["prompt"] + pair[side] for side in ("chosen", "rejected")]
+        try:
+            (chosen, cut), (rejected, cut_too) = (encode(messages, tokenizer, args.max_length) for messages in said)
+            counts["thinking_erased"] += any(thinking_erased(messages, tokenizer) for messages in said)
+        except Exception as error:  # templates raise what they like about roles they do not know
+            counts["template_error"] += 1
+            print(f"the chat template refuses a pair: {str(error)[:200]}", file=sys.stderr)
+            continue
+        reasons = {
+            "ends_in_padding": pad in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
+            "identical_after_template": split == "train" and chosen == rejected,
+            "overlong": split == "train" and args.overlong == "drop" and cut + cut_too > 0,
+        }
+        if reason := next((name for name, holds in reasons.items() if holds), ""):
+            counts[reason] += 1
+            continue
+        counts["truncated"] += cut + cut_too > 0
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected} | {k: pair[k] for k in ("margin",) if k in pair})
+    dropped, counts = len(pairs) - len(rows), dict(+counts)
+    print(f"{split}: {len(rows)} of {len(pairs)} pairs kept; {counts or 'none dropped or cut'}")
+    if "thinking_erased" in counts and args.thinking == "keep":
+        lost = f"the chat template deletes the thinking in {counts['thinking_erased']} {split} pairs"
+        refuse(lost, "a template that keeps it", "--chat-template FILE, or --thinking erase")
+    if not rows or dropped > args.max_dropped * len(pairs):
+        mend = f"--max-length {2 * args.max_length}, --overlong truncate or --max-dropped 1"
+        refuse(f"{dropped} of {len(pairs)} {split} pairs dropped: {counts}", f"at most {args.max_dropped:.0%}", mend)
+    return Dataset.from_list(rows), counts
+
+
+# %% Scoring, loading and exact accuracy
+@torch.inference_mode()
+def score_ids(model, sequences, batch_tokens):
+    """Rewards (float32 tensor) of lists of token ids, in their order. Similar lengths share a batch."""
+    pad = model.config.get_text_config().pad_token_id
+    rewards, order = torch.zeros(len(sequences)), sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    while order:
+        width = len(sequences[order[0]])
+        now, order = order[: max(1, batch_tokens // width)], order[max(1, batch_tokens // width) :]
+        ids = torch.tensor([sequences[i] + [pad] * (width - len(sequences[i])) for i in now], device=model.device)
+        mask = torch.tensor([[1] * len(sequences[i]) + [0] * (width - len(sequences[i])) for i in now])
+        logits = model(input_ids=ids, attention_mask=mask.to(model.device)).logits
+        rewards[now] = logits[:, 0].float().cpu()
+    return rewards
+
+
+def float32_head(model):
+    """Let the reward head compute in float32 whatever the rest does: rewards rounded to bfloat16 tie."""
+
+    def forward(self, hidden):
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.nn.functional.linear(hidden.float(), self.weight.float())
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and re.search(r"(^|\.)score(\.|$)", name):
+            module.forward = MethodType(forward, module)
+    return model
+
+
+def load_reward_model(path, dtype="auto", dequantize=False):
+    """Returns (model, tokenizer, contents of reward.json), ready to score.
+
+    Refuses what would score silently wrong: a causal LM, a head that is in no file, probes that come out otherwise."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    expected = "a folder written by train.py, or a sequence classifier with one label"
+    try:
+        folder = Path(path) if Path(path).is_dir() else Path(snapshot_download(path))
+        names = ("adapter_config.json", "reward.json")
+        adapter, reward = (json.loads((folder / n).read_text()) if (folder / n).exists() else {} for n in names)
+        base = adapter.get("base_model_name_or_path", str(folder))
+        kind = (AutoConfig.from_pretrained(base).architectures or ["unknown"])[0]
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        refuse(f"no reward model at {path}: {str(error)[:200]}", expected, "python run/train.py")
+    if not adapter and not kind.endswith("ForSequenceClassification"):
+        refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
+    options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
+    if reward.get("quantization"):
+        options["quantization_config"] = BitsAndBytesConfig(**reward["quantization"])
+    model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
+    lost = info["missing_keys"]
+    if adapter:
+        model = peft.PeftModel.from_pretrained(model.dequantize() if dequantize else model, folder)
+        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+            lost = [] if any("score" in name for name in saved.keys()) else ["score.weight"]
+    if lost:
+        refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model = float32_head(model.eval() if reward.get("quantization") else model.eval().to(device))
+
+    probes = reward.get("probes", [])
+    ids = [encode(probe["messages"], tokenizer, reward["max_length"])[0] for probe in probes]
+    if [fingerprint(i) for i in ids] != [probe["ids"] for probe in probes]:
+        refuse(
+            f"{path} turns its probes into other tokens than in training", "the tokenizer saved with it", "train again"
+        )
+    off = [abs(s - p["score"]) / max(1, abs(p["score"])) for s, p in zip(score_ids(model, ids, 16384).tolist(), probes)]
+    if not max(off, default=0) <= (1e-3 if dtype == reward.get("dtype") == "float32" else 0.1):
+        refuse(
+            f"{path} scores its probes {max(off):.2g} off", "the scores in reward.json", "compare files and versions"
+        )
+    if not reward:
+        print(f"warning: {path} has no reward.json: template, length limit and scores are unchecked", file=sys.stderr)
+    return model, tokenizer, reward
+
+
+def accuracy(chosen, rejected):
+    """Exact share of pairs in the right order, a tie counting half, with Wilson's 95 % interval (JASA 22, 1927)."""
+    n, ties = len(chosen), sum(c == r for c, r in zip(chosen, rejected))
+    share = (sum(c > r for c, r in zip(chosen, rejected)) + ties / 2) / n
+    centre, spread = share + 1.92 / n, 1.96 * math.sqrt(share * (1 - share) / n + 0.9604 / n**2)
+    low, high = ((centre + sign * spread) / (1 + 3.8416 / n) for sign in (-1, 1))
+    return {"accuracy": share, "low": low, "high": high, "pairs": n, "ties": ties}
+
+
+# %% Training
+class ExactTrainer(RewardTrainer):
+    """TRL means accuracy over batches, counts ties as errors and gives all sets one name; here each counts once."""
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        self.model.eval()
+        rank, world = self.args.process_index, self.args.world_size
+        mine = dataloader.dataset.select(range(rank, len(dataloader.dataset), world))
+        with self.accelerator.autocast():
+            scores = score_ids(self.model, [*mine["chosen_ids"], *mine["rejected_ids"]], BATCH_TOKENS)
+        parts = [None] * world
+        if world > 1:
+            torch.distributed.all_gather_object(parts, scores)
+        chosen, rejected = (torch.cat(side) for side in zip(*(s.chunk(2) for s in (parts if world > 1 else [scores]))))
+        metrics = accuracy(chosen.tolist(), rejected.tolist())
+        metrics["loss"] = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
+        metrics["margin"] = (chosen - rejected).mean().item()
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(dataloader.dataset))
+
+
+class Lines(TrainerCallback):
+    """Plain progress lines where there is no terminal, and a list of file sizes that marks a checkpoint as complete."""
+
+    SHOWN = ("loss", "accuracy", "margin", "mean_reward", "learning_rate", "eval_accuracy", "eval_loss", "eval_margin")
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if args.disable_tqdm and state.is_world_process_zero and "train_loss" not in logs:
+            shown = [f"{k} {logs[k]:.4g}" for k in self.SHOWN if k in logs]
+            print(f"step {state.global_step}/{state.max_steps}", *shown, sep="  ", flush=True)
+
+    def on_save(self, args, state, control, **_):
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+            (folder / "complete.json").write_text(json.dumps(sizes))
+
+
+def newest_complete(checkpoints):
+    """The newest checkpoint whose files all have the size they were written with, or None."""
+    for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+        try:
+            sizes = json.loads((folder / "complete.json").read_text())
+            if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+                return str(folder)
+        except (OSError, ValueError):
+            pass
+        print(f"skipping {folder}: it was cut off while it was written")
+    return None
+
+
+def prepare_checkpoints(args, data_sha256):
+    """Folder for checkpoints and the one to resume from. Refuses to mix two runs."""
+    folder = Path(args.out.rstrip("/") + "-checkpoints")
+    kept = {k: v for k, v in vars(args).items() if k not in ("out", "resume", "report_to", "merge")}
+    this_run = {"parameters": kept, "data_sha256": data_sha256}
+    if not args.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "run.json").exists() and (before := json.loads((folder / "run.json").read_text())) != this_run:
+        other = [k for k in kept if before["parameters"].get(k) != kept[k]] or ["data"]
+        refuse(
+            f"{folder} belongs to a run with other {', '.join(other)}", "the same run", "--no-resume, or another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(this_run))
+    return folder, newest_complete(folder)
+
+
+def main(args):
+    load_dotenv(find_dotenv(usecwd=True))
+    report = json.loads((Path(args.data) / "report.json").read_text())
+    tokenizer = load_tokenizer(args)
+    train, train_counts = encode_pairs("train", tokenizer, args)
+    held_out, eval_counts = encode_pairs("eval", tokenizer, args)
+    checkpoints, resume_from = prepare_checkpoints(args, report["data_sha256"])
+
+    gpu = torch.cuda.is_available()
+    bf16 = args.precision == "bfloat16" or args.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    optimizer = {"auto": "adamw_torch_fused" if gpu else "adamw_torch"}.get(args.optimizer, args.optimizer)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    micro = math.gcd(args.batch_size // world, args.micro_batch)
+    print(
+        f"{'GPU' if gpu else 'CPU'} x {world}, {'bfloat16' if bf16 else 'float32'}, {optimizer}, {micro} pairs a pass"
+    )
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train) / args.batch_size * args.epochs)
+    config = RewardConfig(
+        output_dir=str(checkpoints),
+        max_length=None,  # encode_pairs has cut or counted already; TRL would drop in silence
+        learning_rate=args.learning_rate,
+        num_train_epochs=args.epochs,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=args.batch_size // world // micro,
+        warmup_steps=math.ceil(args.warmup * steps),
+        center_rewards_coefficient=args.center_rewards or None,
+        gradient_checkpointing=args.gradient_checkpointing,
+        bf16=bf16,
+        use_cpu=not gpu,
+        optim=optimizer,
+        eval_strategy="steps",
+        eval_steps=args.eval_steps,
+        save_steps=args.eval_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        seed=args.seed,
+        report_to=args.report_to,
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    set_seed(args.seed)  # before the model: its head starts random
+    options = {"num_labels": 1, "problem_type": "regression"}
+    options["dtype"] = torch.float32
+    quantization = adapter = None
+    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, output_loading_info=True, **options)
+    if lost := set(info["missing_keys"]) - {"score.weight"}:
+        refuse(
+            f"{args.model} lacks {len(lost)} weights, such as {min(lost)}", "a whole decoder model", "another --model"
+        )
+    trainer = ExactTrainer(
+        model=model,
+        args=config,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=[Lines()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    for parameter in trainer.model.parameters():  # TRL rounds QLoRA's trained weights, head included, to bfloat16
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    float32_head(trainer.model)
+    trainer.train(resume_from_checkpoint=resume_from)
+    metrics = next((log for log in reversed(trainer.state.log_history) if "eval_accuracy" in log), {})
+    if metrics.get("step") != trainer.state.global_step:
+        metrics = trainer.evaluate()
+    if not trainer.is_world_process_zero():
+        return
+    beside = Path(args.out.rstrip("/") + ".partial")  # written beside, then renamed: never half a model
+    shutil.rmtree(beside, ignore_errors=True)
+    ids = [encode(messages, tokenizer, args.max_length)[0] for messages in PROBES]
+    with trainer.accelerator.autocast():
+        scores = score_ids(trainer.model.eval(), ids, BATCH_TOKENS).tolist()
+    trainer.model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    (beside / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
+    reward = {
+        "rendered_by": RENDERED_BY,
+        "base_model": args.model,
+        "max_length": args.max_length,
+        "chat_template": fingerprint(tokenizer.chat_template),
+        "pad_token": tokenizer.pad_token,
+        "pooled_token": tokenizer.convert_ids_to_tokens(ids[0][-1]),
+        "thinking": args.thinking,
+        "scaling": None,
+        "dtype": "bfloat16" if bf16 else "float32",
+        "quantization": quantization,
+        "metrics": metrics,
+        "data": {"sha256": report["data_sha256"], "train": train_counts, "eval": eval_counts},
+        "parameters": vars(args),
+        "versions": versions,
+        "probes": [{"messages": m, "ids": fingerprint(i), "score": s} for m, i, s in zip(PROBES, ids, scores)],
+    }
+    (beside / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
+    trainer.accelerator.free_memory()
+    del trainer, model
+    gc.collect()
+    load_reward_model(beside)  # refuses when a reload scores otherwise
+    shutil.rmtree(args.out, ignore_errors=True)
+    os.replace(beside, args.out)
+    low, high = metrics["eval_low"], metrics["eval_high"]
+    print(f"held-out accuracy {metrics['eval_accuracy']:.3f} [{low:.3f}, {high:.3f}] on {metrics['eval_pairs']} pairs")
+    print(f"written to {args.out}; reloaded, {len(PROBES)} probes score the same")
+
+
+# %% Run
+if __name__ == "__main__":
+    main(parameters())
