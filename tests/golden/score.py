@@ -246,8 +246,9 @@ def score_ids(model, sequences, batch_tokens):
     return rewards
 
 
-def float32_head(model):
-    """Let the reward head compute in float32 whatever the rest does: rewards rounded to bfloat16 tie."""
+def keep_float32(model):
+    """Compute in float32 where rounding would show: in the reward head, for rewards rounded to bfloat16 tie, and in
+    4-bit layers on a CPU, which bitsandbytes rounds to bfloat16 in evaluation alone. Returns the model."""
 
     def forward(self, hidden):
         with torch.autocast(hidden.device.type, enabled=False):
@@ -256,6 +257,8 @@ def float32_head(model):
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and re.search(r"(^|\.)score(\.|$)", name):
             module.forward = MethodType(forward, module)
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -279,18 +282,18 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if not adapter and not kind.endswith("ForSequenceClassification"):
         refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
     options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
-    if reward.get("quantization"):
-        options["quantization_config"] = BitsAndBytesConfig(**reward["quantization"])
+    if quantized := reward.get("quantization"):
+        options["quantization_config"] = BitsAndBytesConfig(**quantized)
     model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
     lost = info["missing_keys"]
     if adapter:
-        model = peft.PeftModel.from_pretrained(model.dequantize() if dequantize else model, folder)
+        model = peft.PeftModel.from_pretrained(model.dequantize() if quantized and dequantize else model, folder)
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
             lost = [] if any("score" in name for name in saved.keys()) else ["score.weight"]
     if lost:
         refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model = float32_head(model.eval() if reward.get("quantization") else model.eval().to(device))
+    model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
     ids = [encode(probe["messages"], tokenizer, reward["max_length"])[0] for probe in probes]

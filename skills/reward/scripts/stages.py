@@ -1,9 +1,9 @@
 """Every parameter of every stage, declared once.
 
 Command-line flags, `--help`, the JSON schema, `references/parameters.md`, the recipe's keys and comments, validation
-and the rendered scripts' own flags are all derived from the classes below. A parameter is one annotated attribute with
-its docstring as help. `Shape` marks the few that decide which code is rendered; every other one becomes the default of a
-flag of the rendered script.
+and the rendered scripts' own flags are all derived from the classes below. A parameter is one annotated attribute
+with its docstring as help. `Shape` marks the few that decide which code is rendered; every other one becomes the
+default of a flag of the rendered script.
 """
 
 from typing import Annotated, Literal, get_args

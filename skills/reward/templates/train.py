@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import MethodType
 
@@ -41,11 +42,13 @@ from transformers import (
     BitsAndBytesConfig,
     PrinterCallback,
     TrainerCallback,
+    TrainerState,
     set_seed,
 )
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RewardConfig, RewardTrainer
 
+warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENDERED_BY = {{rendered_by}}
@@ -314,8 +317,13 @@ def main(args):
     for parameter in trainer.model.parameters():  # TRL rounds QLoRA's trained weights, head included, to bfloat16
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    float32_head(trainer.model)
-    trainer.train(resume_from_checkpoint=resume_from)
+    keep_float32(trainer.model)
+    state = TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
+    if state and state.global_step >= state.max_steps:  # train() would take one step more
+        trainer._load_from_checkpoint(resume_from)
+        trainer.state = state
+    else:
+        trainer.train(resume_from_checkpoint=resume_from)
     metrics = next((log for log in reversed(trainer.state.log_history) if "eval_accuracy" in log), {})
     if metrics.get("step") != trainer.state.global_step:
         metrics = trainer.evaluate()

@@ -18,18 +18,18 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if not adapter and not kind.endswith("ForSequenceClassification"):
         refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
     options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
-    if reward.get("quantization"):
-        options["quantization_config"] = BitsAndBytesConfig(**reward["quantization"])
+    if quantized := reward.get("quantization"):
+        options["quantization_config"] = BitsAndBytesConfig(**quantized)
     model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
     lost = info["missing_keys"]
     if adapter:
-        model = peft.PeftModel.from_pretrained(model.dequantize() if dequantize else model, folder)
+        model = peft.PeftModel.from_pretrained(model.dequantize() if quantized and dequantize else model, folder)
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
             lost = [] if any("score" in name for name in saved.keys()) else ["score.weight"]
     if lost:
         refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model = float32_head(model.eval() if reward.get("quantization") else model.eval().to(device))
+    model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
     ids = [encode(probe["messages"], tokenizer, reward["max_length"])[0] for probe in probes]

@@ -13,8 +13,9 @@ def score_ids(model, sequences, batch_tokens):
     return rewards
 
 
-def float32_head(model):
-    """Let the reward head compute in float32 whatever the rest does: rewards rounded to bfloat16 tie."""
+def keep_float32(model):
+    """Compute in float32 where rounding would show: in the reward head, for rewards rounded to bfloat16 tie, and in
+    4-bit layers on a CPU, which bitsandbytes rounds to bfloat16 in evaluation alone. Returns the model."""
 
     def forward(self, hidden):
         with torch.autocast(hidden.device.type, enabled=False):
@@ -23,4 +24,6 @@ def float32_head(model):
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and re.search(r"(^|\.)score(\.|$)", name):
             module.forward = MethodType(forward, module)
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
