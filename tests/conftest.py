@@ -1,4 +1,4 @@
-"""What the tests share: the tool and rendered scripts as users run them, in subprocesses, on a model made on the spot."""
+"""What the tests share: the tool and rendered scripts as users run them, in subprocesses, on a tiny model."""
 
 import json
 import os

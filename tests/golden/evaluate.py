@@ -30,7 +30,15 @@ from dotenv import find_dotenv, load_dotenv
 from huggingface_hub import snapshot_download
 from pyarrow.parquet import read_table
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -65,6 +73,12 @@ def parameters(argv=None):
     add("--max-length", type=within(int, 0, 1000000), default=0, help="Tokens a conversation may have; 0: as trained.")
     add("--batch-tokens", type=within(int, 8), default=16384, help="Tokens per forward pass, padding included.")
     add(
+        "--packing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Compute shared prompts once, pad nothing, where the model allows.",
+    )
+    add(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
@@ -90,19 +104,160 @@ def fingerprint(value):
     return hashlib.sha256((value if isinstance(value, str) else json.dumps(value)).encode()).hexdigest()[:16]
 
 
+def shared_prefix(group):
+    """Length of the longest common prefix of token-id lists that leaves each a token of its own; 0 for one alone."""
+    shared = min(map(len, group)) - 1 if len(group) > 1 else 0
+    for other in group[1:]:
+        shared = next((i for i in range(shared) if group[0][i] != other[i]), shared)
+    return shared
+
+
+def pack(groups, device="cpu"):
+    """Groups of token-id lists (a pair, or k answers to one prompt) -> model inputs of one row without padding.
+
+    A group lies there as [prefix | rest of the first | rest of the second | …], the prefix being the longest that
+    all of it share, so a prompt is computed once. Positions restart behind the prefix; `keys` gathers for each segment
+    the keys that its queries may see; `last` is where each sequence ends."""
+    ids, positions, keys, last, q_ends, k_ends = [], [], [], [], [0], [0]
+    for group in groups:
+        start, shared = len(ids), shared_prefix(group)
+        for number, sequence in enumerate(group):
+            skip = shared if number else 0
+            keys += [*range(start, start + skip), *range(len(ids), len(ids) + len(sequence) - skip)]
+            positions += range(skip, len(sequence))
+            ids += sequence[skip:]
+            last.append(len(ids) - 1)
+            q_ends.append(len(ids))
+            k_ends.append(len(keys))
+    ends = torch.tensor([q_ends, k_ends], dtype=torch.int32, device=device)
+    packed = {"keys": torch.tensor(keys, device=device), "ends": ends, "q_ends": q_ends, "k_ends": k_ends}
+    ids, positions = torch.tensor([[ids], [positions]], device=device)
+    row = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "packed": packed}
+    return row | {"last": torch.tensor(last, device=device)}
+
+
+def packed_attention(module, query, key, value, mask, scaling=None, sliding_window=None, packed=None, **other):
+    """transformers' attention interface for packed rows: (1, heads, tokens, dim) in, (1, tokens, heads, dim) out.
+
+    On a GPU in 16 bit one variable-length flash kernel; elsewhere one scaled_dot_product_attention a segment."""
+    if packed is None or mask is not None or other.get("softcap") or other.get("s_aux") is not None:
+        raise NotImplementedError("packed attention has no masks, soft-capping or sinks")
+    if torch.is_autocast_enabled(query.device.type):  # q_norm and k_norm with float32 weights leave float32 behind
+        query, key, value = (t.to(torch.get_autocast_dtype(query.device.type)) for t in (query, key, value))
+    window, q, k = sliding_window or getattr(module, "sliding_window", None) or 0, packed["q_ends"], packed["k_ends"]
+    key, value = (t[0].index_select(1, packed["keys"]) for t in (key, value))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = [max(b - a for a, b in zip(ends, ends[1:])) for ends in (q, k)]
+        query, key, value = query[0].transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        options = {"scale": scaling, "window_size": (window - 1 if window else -1, 0), "enable_gqa": True}
+        return varlen_attn(query, key, value, *packed["ends"], *longest, **options)[None], None
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[0], 0)[None] for t in (key, value))
+    out = []
+    for q0, q1, k0, k1 in zip(q, q[1:], k, k[1:]):
+        segment, seen, n = (query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]), None, k1 - k0
+        if q1 - q0 < n or 0 < window < n:  # the queries are the last of n tokens: causal, aligned to the bottom right
+            back = torch.arange(n - (q1 - q0), n, device=key.device)[:, None] - torch.arange(n, device=key.device)
+            seen = (back >= 0) & (back < (window or n))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        out.append(attend(*segment, seen, is_causal=seen is None, scale=scaling))
+    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def packed_forward(self, input_ids=None, position_ids=None, last=None, packed=None, **_):
+    """Forward of a sequence classifier for packed rows: one reward a sequence, (sequences, 1)."""
+    body = getattr(self, self.base_model_prefix)
+    hidden = body(input_ids=input_ids, position_ids=position_ids, use_cache=False, packed=packed).last_hidden_state
+    return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, last]))
+
+
+def why_not_packable(model):
+    """A reason (str) when the architecture cannot be packed, else ''."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
+        return "it does not pool and attend the generic way"
+    if kinds:
+        return f"{', '.join(sorted(kinds))} layers carry state from one sequence to the next"
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        return "it attends in both directions"
+    return "it caps its attention logits" if getattr(config, "attn_logit_softcapping", None) else ""
+
+
+def try_packing(model, groups, wanted, tolerance):
+    """Turn packing on where the architecture allows it and it gives the padded rewards. Returns a line that says so.
+
+    The second test is the sharper one: when the first answer of a group changes, the others must not move at all."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if reason := why_not_packable(base) if wanted else "packing is off":
+        return f"padded batches: {reason}"
+    padded, vocabulary = score_ids(model, groups, 8192), model.config.get_text_config().vocab_size
+    AttentionInterface.register("packed_groups", packed_attention)
+    base.padded_attention = base.config._attn_implementation
+    base.set_attn_implementation("packed_groups")
+    base.forward, base.packs = MethodType(packed_forward, base), True
+    changed = [[[*group[0][:-1], (group[0][-1] + 1) % vocabulary], *group[1:]] for group in groups]
+    others = [place > 0 for group in groups for place in range(len(group))]
+    try:
+        packed = score_ids(model, groups, 8192)
+        leak = (score_ids(model, changed, 8192) - packed)[others].abs().sum() / padded.abs().max()
+        reason = f"rewards differ by {(packed - padded).abs().max() / padded.abs().max():.1e}, leak {leak:.1e}"
+        if leak <= 1e-5 and (packed - padded).abs().max() <= tolerance * padded.abs().max():
+            return "packed batches, shared prompts computed once; checked against padded ones"
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error)[:200]
+    stop_packing(model)
+    return f"padded batches: {reason}"
+
+
+def stop_packing(model):
+    """Back to padded rows."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation(base.padded_attention)
+    del base.forward, base.packs
+
+
+def pad(groups, pad_token_id, device="cpu"):
+    """Groups of token-id lists -> model inputs, one padded row a sequence."""
+    sequences = [sequence for group in groups for sequence in group]
+    width = max(map(len, sequences))
+    ids = [sequence + [pad_token_id] * (width - len(sequence)) for sequence in sequences]
+    mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def batches(groups, batch_tokens, packs):
+    """Yield lists of indices into groups, each a forward pass of at most batch_tokens tokens, or of one group alone.
+
+    Packed rows keep the order; padded ones go from long to short, so that little of them is padding."""
+    batch, used, width = [], 0, 0
+    longest = [max(map(len, group)) for group in groups]
+    for i in range(len(groups)) if packs else sorted(range(len(groups)), key=lambda i: -longest[i]):
+        group = groups[i]
+        packed = sum(map(len, group)) - shared_prefix(group) * (len(group) - 1) if packs else 0
+        if batch and used + (packed or width * len(group)) > batch_tokens:
+            yield batch
+            batch, used = [], 0
+        width = width if batch else longest[i]
+        used += packed or width * len(group)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
-def score_ids(model, sequences, batch_tokens):
-    """Rewards (float32 tensor) of lists of token ids, in their order. Similar lengths share a batch."""
-    pad = model.config.get_text_config().pad_token_id
-    rewards, order = torch.zeros(len(sequences)), sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    while order:
-        width = len(sequences[order[0]])
-        now, order = order[: max(1, batch_tokens // width)], order[max(1, batch_tokens // width) :]
-        ids = torch.tensor([sequences[i] + [pad] * (width - len(sequences[i])) for i in now], device=model.device)
-        mask = torch.tensor([[1] * len(sequences[i]) + [0] * (width - len(sequences[i])) for i in now])
-        logits = model(input_ids=ids, attention_mask=mask.to(model.device)).logits
-        rewards[now] = logits[:, 0].float().cpu()
-    return rewards
+def score_ids(model, groups, batch_tokens):
+    """Rewards (float32 tensor) of every token-id list in groups of them, in order; packed where the model packs."""
+    packs, rewards = getattr(model, "packs", False), [torch.zeros(0)] * len(groups)
+    for batch in batches(groups, batch_tokens, packs):
+        some = [groups[i] for i in batch]
+        padding = model.config.get_text_config().pad_token_id
+        inputs = pack(some, model.device) if packs else pad(some, padding, model.device)
+        scores = model(**inputs, use_cache=False).logits[:, 0].float().cpu()
+        for i, part in zip(batch, scores.split([len(group) for group in some])):
+            rewards[i] = part
+    return torch.cat([torch.zeros(0), *rewards])
 
 
 def keep_float32(model):
@@ -160,7 +315,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(
             f"{path} turns its probes into other tokens than in training", "the tokenizer saved with it", "train again"
         )
-    off = [abs(s - p["score"]) / max(1, abs(p["score"])) for s, p in zip(score_ids(model, ids, 16384).tolist(), probes)]
+    off = [
+        abs(s - p["score"]) / max(1, abs(p["score"]))
+        for s, p in zip(score_ids(model, [[i] for i in ids], 16384).tolist(), probes)
+    ]
     if not max(off, default=0) <= (1e-3 if dtype == reward.get("dtype") == "float32" else 0.1):
         refuse(
             f"{path} scores its probes {max(off):.2g} off", "the scores in reward.json", "compare files and versions"
@@ -196,10 +354,12 @@ def main(args):
     pairs = read_pairs(args.data)
     model, tokenizer, reward = load_reward_model(args.model, args.dtype)
     max_length = args.max_length or reward.get("max_length", 2048)
-    encoded = [encode(p["prompt"] + p[side], tokenizer, max_length) for side in ("chosen", "rejected") for p in pairs]
-    scores = score_ids(model, [ids for ids, _ in encoded], args.batch_tokens).tolist()
-    chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
-    cut = [a[1] + b[1] > 0 for a, b in zip(encoded[: len(pairs)], encoded[len(pairs) :])]
+    encoded = [[encode(p["prompt"] + p[side], tokenizer, max_length) for side in ("chosen", "rejected")] for p in pairs]
+    cut = [any(lost for _, lost in pair) for pair in encoded]
+    groups = [[ids for ids, _ in pair] for pair in encoded]
+    print(try_packing(model, groups[:4], args.packing, 1e-4 if model.dtype == torch.float32 else 5e-2))
+    scores = score_ids(model, groups, args.batch_tokens).tolist()
+    chosen, rejected = scores[0::2], scores[1::2]
     lengths = [[sum(len(m["content"]) for m in p[side]) for p in pairs] for side in ("chosen", "rejected")]
 
     def measure(rows):

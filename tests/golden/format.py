@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -119,7 +120,8 @@ def whole_json(file):
     """Rows of a .json file that is one list, one object around a list, or one object; None where it is JSON lines."""
     value, _ = parse(file.read())
     if isinstance(value, dict):
-        value = next((v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [value])
+        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        value = next((rows for rows in lists if not {"role", "from"} & set(rows[0])), [value])  # those are messages
     return value if isinstance(value, list) else None
 
 
@@ -154,7 +156,10 @@ def look_up(row, path):
     if path in row:
         return row[path]
     if "+" in path:
-        return "\n\n".join(text for part in path.split("+") if (text := str(look_up(row, part) or "").strip()))
+        parts = [look_up(row, part) for part in path.split("+")]
+        if any(isinstance(part, (dict, list)) for part in parts):
+            raise Reject("wrong_type", f"{path} joins text, and one of them is none")
+        return "\n\n".join(text for part in parts if (text := str(part or "").strip()))
     value = row
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -236,12 +241,22 @@ def split_of(prompt, seed, eval_fraction):
 MENDS = {
     "not_json": "mend the line",
     "not_utf8": "iconv -f latin1 -t utf-8 FILE > NEW",
+    "not_utf8_or_ragged": "iconv -f latin1 -t utf-8 FILE > NEW, or put the fields in quotes",
     "missing_column": "name the columns: --prompt, --chosen, --rejected",
     "unknown_role": "use the roles system, user, assistant, tool (or human, gpt)",
     "unknown_label": "say what the label means: --winner, --a-wins, --b-wins, --ties",
     "doubled_prompt": "--prompt '' where chosen and rejected include the prompt",
+    "last_turn_not_assistant": "end both answers with a turn of the assistant",
     "diverging_context": "the two dialogues may differ in the last answer only",
 }
+MEND = "mend these rows or leave them out"
+
+
+def finite(value):
+    """A margin as a number; NaN and infinity would spoil every weight in one step."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"margin {number} is not finite")
+    return number
 
 
 def read_pairs(args, report, unused):
@@ -255,25 +270,28 @@ def read_pairs(args, report, unused):
             side, prompt_id = split_of(prompt, args.seed, args.eval_fraction)
             source = str(look_up(row, args.source)) if args.source else Path(file).name.split(".")[0]
             pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "source": source, "prompt_id": prompt_id}
-            yield side, pair | ({"margin": float(look_up(row, args.margin))} if args.margin else {})
+            pair |= {"margin": finite(look_up(row, args.margin))} if args.margin else {}
+            json.dumps(pair, ensure_ascii=False).encode()  # a lone surrogate is no text and raises here
+            yield side, pair
             report[side] += 1
             longer = [sum(len(m["content"]) for m in answer) for answer in (chosen, rejected)]
             report["chosen_longer"] += (longer[0] > longer[1]) + (longer[0] == longer[1]) / 2
-        except (Reject, TypeError, ValueError) as error:
-            reason, detail = error.args if isinstance(error, Reject) else ("wrong_type", str(error)[:200])
+        except (Reject, TypeError, ValueError, OverflowError, RecursionError) as error:
+            kind = "not_unicode" if isinstance(error, UnicodeError) else "wrong_type"
+            reason, detail = error.args if isinstance(error, Reject) else (kind, str(error)[:200])
             report["ties"] += reason == "tie"
             report["rejected"][reason] += reason != "tie"
-            mend = MENDS.get(reason, "mend or leave out the row")
-            unused.write(
-                json.dumps({"file": file, "row": number, "reason": reason, "detail": detail, "mend": mend}) + "\n"
-            )
+            report["examples"].setdefault(reason, f"{file} row {number}: {detail}")
+            told = {"file": file, "row": number, "reason": reason, "detail": detail, "mend": MENDS.get(reason, MEND)}
+            unused.write(json.dumps(told) + "\n")
         report["rows"] = count
         if count == args.limit:
             break
 
 
 def new_report():
-    return {"rows": 0, "train": 0, "eval": 0, "ties": 0, "chosen_longer": 0, "rejected": collections.Counter()}
+    counts = {"rows": 0, "train": 0, "eval": 0, "ties": 0, "chosen_longer": 0}
+    return counts | {"rejected": collections.Counter(), "examples": {}}
 
 
 def judge(report, args):
@@ -281,24 +299,26 @@ def judge(report, args):
     reasons = (+report["rejected"]).most_common()
     pairs, lost = report["train"] + report["eval"], sum(count for _, count in reasons)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
-    mend = MENDS.get(reasons[0][0] if reasons else "", "read rejected.jsonl")
+    worst = reasons[0][0] if reasons else ""
+    mend, example = MENDS.get(worst, MEND), report["examples"].get(worst)
+    such_as = f", such as {example}" if example else ""
     if not report["rows"]:
         refuse(f"{' '.join(args.data)} holds no rows", "at least one preference pair", "another file")
     if not pairs:
-        refuse(f"none of {report['rows']} rows is a pair; ties: {report['ties']}, rejected: {counted}", "pairs", mend)
+        found = f"none of {report['rows']} rows is a pair; ties: {report['ties']}, rejected: {counted}{such_as}"
+        refuse(found, "rows with a prompt, a better and a worse answer", mend)
     if lost > args.max_rejected * report["rows"]:
-        refuse(
-            f"{lost} of {report['rows']} rows rejected: {counted}",
-            f"{args.max_rejected:.0%}",
-            f"{mend}; --max-rejected 1",
-        )
+        found = f"{lost} of {report['rows']} rows rejected: {counted}{such_as}"
+        refuse(found, f"at most {args.max_rejected:.0%}", f"{mend}; or --max-rejected 1")
     if not report["train"] or not report["eval"]:
-        refuse(f"a split is empty: {report}", "pairs on both sides", "--eval-fraction 0.3, or another --seed")
+        found = f"a split is empty: {report['train']} train and {report['eval']} eval pairs"
+        refuse(found, "pairs on both sides", "more prompts, --eval-fraction 0.3, or another --seed")
     report["chosen_longer"] /= pairs
     return report | {"pairs": pairs, "rejected": dict(reasons)}, counted
 
 
-def main(args):
+def write_pairs(args, folder):
+    """Write the data set into an empty folder, or refuse. Returns its report and the rejected rows as text."""
     import pyarrow
     import pyarrow.parquet
 
@@ -306,12 +326,9 @@ def main(args):
     columns = [(name, pyarrow.list_(message)) for name in ("prompt", "chosen", "rejected")]
     columns += [("source", text), ("prompt_id", text)] + [("margin", pyarrow.float64())] * bool(args.margin)
     schema, report, digest = pyarrow.schema(columns), new_report(), hashlib.sha256()
-    beside = Path(args.out.rstrip("/") + ".partial")  # written beside, then renamed: never half a data set
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     waiting = {"train": [], "eval": []}
-    writers = {side: pyarrow.parquet.ParquetWriter(beside / f"{side}.parquet", schema) for side in waiting}
-    with open(beside / "rejected.jsonl", "w") as unused:
+    writers = {side: pyarrow.parquet.ParquetWriter(folder / f"{side}.parquet", schema) for side in waiting}
+    with open(folder / "rejected.jsonl", "w") as unused:
         for side, pair in read_pairs(args, report, unused):
             digest.update(json.dumps(pair).encode())
             waiting[side].append(pair)
@@ -323,13 +340,26 @@ def main(args):
         writer.close()
     report, counted = judge(report, args)
     report |= {"data_sha256": digest.hexdigest(), "rendered_by": RENDERED_BY, "parameters": vars(args)}
-    (beside / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report, counted
+
+
+def main(args):
+    out, written = Path(args.out), {"train.parquet", "eval.parquet", "rejected.jsonl", "report.json"}
+    if others := sorted({p.name for p in out.iterdir()} - written) if out.is_dir() else [out.name] * out.exists():
+        refuse(f"{out} holds {', '.join(others[:5])}, which would be deleted", "a folder of its own", "--out OTHER")
+    beside = out.with_name(out.name + ".partial")  # written beside, then renamed: never half a data set
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        report, counted = write_pairs(args, beside)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     print(f"{report['rows']} rows: {report['pairs']} pairs, {report['ties']} ties; rejected: {counted}")
-    print(
-        f"{report['train']} train + {report['eval']} eval pairs in {args.out}; see report.json and rejected.jsonl there"
-    )
+    there = f"in {args.out}; see report.json and rejected.jsonl there"
+    print(f"{report['train']} train + {report['eval']} eval pairs {there}")
     print(f"preferring the longer answer is right in {report['chosen_longer']:.1%}: a model must beat that")
 
 

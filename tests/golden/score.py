@@ -13,6 +13,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -30,7 +31,15 @@ import transformers
 from dotenv import find_dotenv, load_dotenv
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -66,6 +75,12 @@ def parameters(argv=None):
     add("--split", default="train", help="Split of a hub dataset.")
     add("--max-length", type=within(int, 0, 1000000), default=0, help="Tokens a conversation may have; 0: as trained.")
     add("--batch-tokens", type=within(int, 8), default=16384, help="Tokens per forward pass, padding included.")
+    add(
+        "--packing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Compute shared prompts once, pad nothing, where the model allows.",
+    )
     add(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
@@ -128,7 +143,8 @@ def whole_json(file):
     """Rows of a .json file that is one list, one object around a list, or one object; None where it is JSON lines."""
     value, _ = parse(file.read())
     if isinstance(value, dict):
-        value = next((v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [value])
+        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        value = next((rows for rows in lists if not {"role", "from"} & set(rows[0])), [value])  # those are messages
     return value if isinstance(value, list) else None
 
 
@@ -162,7 +178,10 @@ def look_up(row, path):
     if path in row:
         return row[path]
     if "+" in path:
-        return "\n\n".join(text for part in path.split("+") if (text := str(look_up(row, part) or "").strip()))
+        parts = [look_up(row, part) for part in path.split("+")]
+        if any(isinstance(part, (dict, list)) for part in parts):
+            raise Reject("wrong_type", f"{path} joins text, and one of them is none")
+        return "\n\n".join(text for part in parts if (text := str(part or "").strip()))
     value = row
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -231,19 +250,160 @@ def fingerprint(value):
     return hashlib.sha256((value if isinstance(value, str) else json.dumps(value)).encode()).hexdigest()[:16]
 
 
+def shared_prefix(group):
+    """Length of the longest common prefix of token-id lists that leaves each a token of its own; 0 for one alone."""
+    shared = min(map(len, group)) - 1 if len(group) > 1 else 0
+    for other in group[1:]:
+        shared = next((i for i in range(shared) if group[0][i] != other[i]), shared)
+    return shared
+
+
+def pack(groups, device="cpu"):
+    """Groups of token-id lists (a pair, or k answers to one prompt) -> model inputs of one row without padding.
+
+    A group lies there as [prefix | rest of the first | rest of the second | …], the prefix being the longest that
+    all of it share, so a prompt is computed once. Positions restart behind the prefix; `keys` gathers for each segment
+    the keys that its queries may see; `last` is where each sequence ends."""
+    ids, positions, keys, last, q_ends, k_ends = [], [], [], [], [0], [0]
+    for group in groups:
+        start, shared = len(ids), shared_prefix(group)
+        for number, sequence in enumerate(group):
+            skip = shared if number else 0
+            keys += [*range(start, start + skip), *range(len(ids), len(ids) + len(sequence) - skip)]
+            positions += range(skip, len(sequence))
+            ids += sequence[skip:]
+            last.append(len(ids) - 1)
+            q_ends.append(len(ids))
+            k_ends.append(len(keys))
+    ends = torch.tensor([q_ends, k_ends], dtype=torch.int32, device=device)
+    packed = {"keys": torch.tensor(keys, device=device), "ends": ends, "q_ends": q_ends, "k_ends": k_ends}
+    ids, positions = torch.tensor([[ids], [positions]], device=device)
+    row = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "packed": packed}
+    return row | {"last": torch.tensor(last, device=device)}
+
+
+def packed_attention(module, query, key, value, mask, scaling=None, sliding_window=None, packed=None, **other):
+    """transformers' attention interface for packed rows: (1, heads, tokens, dim) in, (1, tokens, heads, dim) out.
+
+    On a GPU in 16 bit one variable-length flash kernel; elsewhere one scaled_dot_product_attention a segment."""
+    if packed is None or mask is not None or other.get("softcap") or other.get("s_aux") is not None:
+        raise NotImplementedError("packed attention has no masks, soft-capping or sinks")
+    if torch.is_autocast_enabled(query.device.type):  # q_norm and k_norm with float32 weights leave float32 behind
+        query, key, value = (t.to(torch.get_autocast_dtype(query.device.type)) for t in (query, key, value))
+    window, q, k = sliding_window or getattr(module, "sliding_window", None) or 0, packed["q_ends"], packed["k_ends"]
+    key, value = (t[0].index_select(1, packed["keys"]) for t in (key, value))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = [max(b - a for a, b in zip(ends, ends[1:])) for ends in (q, k)]
+        query, key, value = query[0].transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        options = {"scale": scaling, "window_size": (window - 1 if window else -1, 0), "enable_gqa": True}
+        return varlen_attn(query, key, value, *packed["ends"], *longest, **options)[None], None
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[0], 0)[None] for t in (key, value))
+    out = []
+    for q0, q1, k0, k1 in zip(q, q[1:], k, k[1:]):
+        segment, seen, n = (query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]), None, k1 - k0
+        if q1 - q0 < n or 0 < window < n:  # the queries are the last of n tokens: causal, aligned to the bottom right
+            back = torch.arange(n - (q1 - q0), n, device=key.device)[:, None] - torch.arange(n, device=key.device)
+            seen = (back >= 0) & (back < (window or n))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        out.append(attend(*segment, seen, is_causal=seen is None, scale=scaling))
+    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def packed_forward(self, input_ids=None, position_ids=None, last=None, packed=None, **_):
+    """Forward of a sequence classifier for packed rows: one reward a sequence, (sequences, 1)."""
+    body = getattr(self, self.base_model_prefix)
+    hidden = body(input_ids=input_ids, position_ids=position_ids, use_cache=False, packed=packed).last_hidden_state
+    return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, last]))
+
+
+def why_not_packable(model):
+    """A reason (str) when the architecture cannot be packed, else ''."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
+        return "it does not pool and attend the generic way"
+    if kinds:
+        return f"{', '.join(sorted(kinds))} layers carry state from one sequence to the next"
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        return "it attends in both directions"
+    return "it caps its attention logits" if getattr(config, "attn_logit_softcapping", None) else ""
+
+
+def try_packing(model, groups, wanted, tolerance):
+    """Turn packing on where the architecture allows it and it gives the padded rewards. Returns a line that says so.
+
+    The second test is the sharper one: when the first answer of a group changes, the others must not move at all."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if reason := why_not_packable(base) if wanted else "packing is off":
+        return f"padded batches: {reason}"
+    padded, vocabulary = score_ids(model, groups, 8192), model.config.get_text_config().vocab_size
+    AttentionInterface.register("packed_groups", packed_attention)
+    base.padded_attention = base.config._attn_implementation
+    base.set_attn_implementation("packed_groups")
+    base.forward, base.packs = MethodType(packed_forward, base), True
+    changed = [[[*group[0][:-1], (group[0][-1] + 1) % vocabulary], *group[1:]] for group in groups]
+    others = [place > 0 for group in groups for place in range(len(group))]
+    try:
+        packed = score_ids(model, groups, 8192)
+        leak = (score_ids(model, changed, 8192) - packed)[others].abs().sum() / padded.abs().max()
+        reason = f"rewards differ by {(packed - padded).abs().max() / padded.abs().max():.1e}, leak {leak:.1e}"
+        if leak <= 1e-5 and (packed - padded).abs().max() <= tolerance * padded.abs().max():
+            return "packed batches, shared prompts computed once; checked against padded ones"
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error)[:200]
+    stop_packing(model)
+    return f"padded batches: {reason}"
+
+
+def stop_packing(model):
+    """Back to padded rows."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation(base.padded_attention)
+    del base.forward, base.packs
+
+
+def pad(groups, pad_token_id, device="cpu"):
+    """Groups of token-id lists -> model inputs, one padded row a sequence."""
+    sequences = [sequence for group in groups for sequence in group]
+    width = max(map(len, sequences))
+    ids = [sequence + [pad_token_id] * (width - len(sequence)) for sequence in sequences]
+    mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def batches(groups, batch_tokens, packs):
+    """Yield lists of indices into groups, each a forward pass of at most batch_tokens tokens, or of one group alone.
+
+    Packed rows keep the order; padded ones go from long to short, so that little of them is padding."""
+    batch, used, width = [], 0, 0
+    longest = [max(map(len, group)) for group in groups]
+    for i in range(len(groups)) if packs else sorted(range(len(groups)), key=lambda i: -longest[i]):
+        group = groups[i]
+        packed = sum(map(len, group)) - shared_prefix(group) * (len(group) - 1) if packs else 0
+        if batch and used + (packed or width * len(group)) > batch_tokens:
+            yield batch
+            batch, used = [], 0
+        width = width if batch else longest[i]
+        used += packed or width * len(group)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
-def score_ids(model, sequences, batch_tokens):
-    """Rewards (float32 tensor) of lists of token ids, in their order. Similar lengths share a batch."""
-    pad = model.config.get_text_config().pad_token_id
-    rewards, order = torch.zeros(len(sequences)), sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    while order:
-        width = len(sequences[order[0]])
-        now, order = order[: max(1, batch_tokens // width)], order[max(1, batch_tokens // width) :]
-        ids = torch.tensor([sequences[i] + [pad] * (width - len(sequences[i])) for i in now], device=model.device)
-        mask = torch.tensor([[1] * len(sequences[i]) + [0] * (width - len(sequences[i])) for i in now])
-        logits = model(input_ids=ids, attention_mask=mask.to(model.device)).logits
-        rewards[now] = logits[:, 0].float().cpu()
-    return rewards
+def score_ids(model, groups, batch_tokens):
+    """Rewards (float32 tensor) of every token-id list in groups of them, in order; packed where the model packs."""
+    packs, rewards = getattr(model, "packs", False), [torch.zeros(0)] * len(groups)
+    for batch in batches(groups, batch_tokens, packs):
+        some = [groups[i] for i in batch]
+        padding = model.config.get_text_config().pad_token_id
+        inputs = pack(some, model.device) if packs else pad(some, padding, model.device)
+        scores = model(**inputs, use_cache=False).logits[:, 0].float().cpu()
+        for i, part in zip(batch, scores.split([len(group) for group in some])):
+            rewards[i] = part
+    return torch.cat([torch.zeros(0), *rewards])
 
 
 def keep_float32(model):
@@ -301,7 +461,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(
             f"{path} turns its probes into other tokens than in training", "the tokenizer saved with it", "train again"
         )
-    off = [abs(s - p["score"]) / max(1, abs(p["score"])) for s, p in zip(score_ids(model, ids, 16384).tolist(), probes)]
+    off = [
+        abs(s - p["score"]) / max(1, abs(p["score"]))
+        for s, p in zip(score_ids(model, [[i] for i in ids], 16384).tolist(), probes)
+    ]
     if not max(off, default=0) <= (1e-3 if dtype == reward.get("dtype") == "float32" else 0.1):
         refuse(
             f"{path} scores its probes {max(off):.2g} off", "the scores in reward.json", "compare files and versions"
@@ -312,31 +475,34 @@ def load_reward_model(path, dtype="auto", dequantize=False):
 
 
 # %% Scoring
-def score_rows(rows, model, tokenizer, max_length, batch_tokens):
-    """Input rows -> output rows, one for one."""
-    results, sequences = [], []
+def score_rows(rows, model, tokenizer, max_length, args):
+    """Input rows -> output rows, one for one. The answers of one row share the computation of its prompt."""
+    results, groups = [], []
     for file, number, row, problem in rows:
-        known = ("prompt", "response", "responses", "messages")
-        result = {"file": file, "row": number, **{k: v for k, v in (row or {}).items() if k not in known}}
+        carried = {k: v for k, v in (row or {}).items() if k not in ("prompt", "response", "responses", "messages")}
+        result = {"file": file, "row": number, **carried}
         try:
             if problem:
                 raise Reject(problem, "the row could not be read")
             encoded = [encode(messages, tokenizer, max_length) for messages in conversations(row)]
+            groups.append([ids for ids, _ in encoded])
             result |= {
                 "score": [],
                 "tokens": [len(ids) for ids, _ in encoded],
-                "truncated": [cut > 0 for _, cut in encoded],
+                "truncated": [n > 0 for _, n in encoded],
             }
-            sequences += [(result, ids) for ids, _ in encoded]
         except Exception as error:  # templates raise what they like; the row must still come out
             result |= {"score": None, "error": ": ".join(map(str, error.args))[:300]}
         results.append((result, "responses" in (row or {})))
-    for (result, _), value in zip(sequences, score_ids(model, [ids for _, ids in sequences], batch_tokens).tolist()):
-        result["score"].append(value)
+    if groups and not hasattr(model, "packs"):
+        tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+        print(try_packing(model, groups[:4], args.packing, tolerance), file=sys.stderr)
+    scores = iter(score_ids(model, groups, args.batch_tokens).tolist())
     for result, several in results:
-        if "error" not in result and not several:
-            result |= {name: result[name][0] for name in ("score", "tokens", "truncated")}
-        yield result
+        if "error" not in result:
+            result["score"] = [next(scores) for _ in result["tokens"]]
+            result |= {} if several else {name: result[name][0] for name in ("score", "tokens", "truncated")}
+    return [result for result, _ in results]
 
 
 def main(args):
@@ -344,27 +510,19 @@ def main(args):
     find_files(args.data)
     model, tokenizer, reward = load_reward_model(args.model, args.dtype)
     max_length = args.max_length or reward.get("max_length", 2048)
-    count = failed = truncated = 0
-    out, waiting = Path(args.out), []
+    rows, out = read_rows(args.data, args.split), Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".partial")
+    beside = out.with_name(out.name + ".partial")  # written beside, then renamed: never half a file
+    count = failed = truncated = 0
     with open(beside, "w") as file:
-
-        def flush():
-            nonlocal count, failed, truncated
-            for result in score_rows(waiting, model, tokenizer, max_length, args.batch_tokens):
-                count, failed = count + 1, failed + ("error" in result)
-                truncated += "error" not in result and bool(torch.tensor(result["truncated"]).any())
+        while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+            for result in score_rows(some, model, tokenizer, max_length, args):
                 file.write(json.dumps(result, default=str) + "\n")
-            waiting.clear()
+                failed += "error" in result
+                truncated += "error" not in result and "true" in json.dumps(result["truncated"])
+            count += len(some)
             print(f"{count} rows", file=sys.stderr)
-
-        for row in read_rows(args.data, args.split):
-            waiting.append(row)
-            if len(waiting) == ROWS_AT_ONCE:
-                flush()
-        flush()
-    if not count - failed:
+    if count == failed:
         beside.unlink()
         refuse(f"none of {count} rows can be scored", "prompt + response(s), or messages, in each row", "head FILE")
     os.replace(beside, out)

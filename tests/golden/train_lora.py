@@ -10,6 +10,7 @@ exact evaluation, a float32 head, resume from the newest complete checkpoint, an
 
 import argparse
 import collections
+import contextlib
 import gc
 import hashlib
 import json
@@ -36,6 +37,7 @@ from huggingface_hub import snapshot_download
 from pyarrow.parquet import read_table
 from safetensors import safe_open
 from transformers import (
+    AttentionInterface,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -45,6 +47,8 @@ from transformers import (
     TrainerState,
     set_seed,
 )
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RewardConfig, RewardTrainer
 
@@ -52,7 +56,6 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENDERED_BY = "reward 0.1.0: reward.py render train --method lora"
-BATCH_TOKENS = 16384  # of evaluation
 PROBES = [  # scored now and by every consumer; another score there means other text, weights or precision
     [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4."}],
     [
@@ -113,7 +116,13 @@ def parameters(argv=None):
     add("--epochs", type=within(float, 0.001, 100), default=1, help="Passes over the training pairs.")
     add("--max-steps", type=within(int, -1), default=-1, help="Optimizer steps; -1 for all epochs.")
     add("--batch-size", type=within(int, 1), default=32, help="Pairs per optimizer step, over all processes.")
-    add("--micro-batch", type=within(int, 1), default=4, help="Pairs per forward pass; memory, not result.")
+    add("--batch-tokens", type=within(int, 8), default=8192, help="Tokens per forward pass; memory, not result.")
+    add(
+        "--packing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Compute shared prompts once, pad nothing, where the model allows.",
+    )
     add("--warmup", type=within(float, 0, 1), default=0.05, help="Share of the steps in which the rate rises.")
     add(
         "--center-rewards",
@@ -236,19 +245,160 @@ def encode_pairs(split, tokenizer, args):
 
 
 # %% Scoring, loading and exact accuracy
+def shared_prefix(group):
+    """Length of the longest common prefix of token-id lists that leaves each a token of its own; 0 for one alone."""
+    shared = min(map(len, group)) - 1 if len(group) > 1 else 0
+    for other in group[1:]:
+        shared = next((i for i in range(shared) if group[0][i] != other[i]), shared)
+    return shared
+
+
+def pack(groups, device="cpu"):
+    """Groups of token-id lists (a pair, or k answers to one prompt) -> model inputs of one row without padding.
+
+    A group lies there as [prefix | rest of the first | rest of the second | …], the prefix being the longest that
+    all of it share, so a prompt is computed once. Positions restart behind the prefix; `keys` gathers for each segment
+    the keys that its queries may see; `last` is where each sequence ends."""
+    ids, positions, keys, last, q_ends, k_ends = [], [], [], [], [0], [0]
+    for group in groups:
+        start, shared = len(ids), shared_prefix(group)
+        for number, sequence in enumerate(group):
+            skip = shared if number else 0
+            keys += [*range(start, start + skip), *range(len(ids), len(ids) + len(sequence) - skip)]
+            positions += range(skip, len(sequence))
+            ids += sequence[skip:]
+            last.append(len(ids) - 1)
+            q_ends.append(len(ids))
+            k_ends.append(len(keys))
+    ends = torch.tensor([q_ends, k_ends], dtype=torch.int32, device=device)
+    packed = {"keys": torch.tensor(keys, device=device), "ends": ends, "q_ends": q_ends, "k_ends": k_ends}
+    ids, positions = torch.tensor([[ids], [positions]], device=device)
+    row = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "packed": packed}
+    return row | {"last": torch.tensor(last, device=device)}
+
+
+def packed_attention(module, query, key, value, mask, scaling=None, sliding_window=None, packed=None, **other):
+    """transformers' attention interface for packed rows: (1, heads, tokens, dim) in, (1, tokens, heads, dim) out.
+
+    On a GPU in 16 bit one variable-length flash kernel; elsewhere one scaled_dot_product_attention a segment."""
+    if packed is None or mask is not None or other.get("softcap") or other.get("s_aux") is not None:
+        raise NotImplementedError("packed attention has no masks, soft-capping or sinks")
+    if torch.is_autocast_enabled(query.device.type):  # q_norm and k_norm with float32 weights leave float32 behind
+        query, key, value = (t.to(torch.get_autocast_dtype(query.device.type)) for t in (query, key, value))
+    window, q, k = sliding_window or getattr(module, "sliding_window", None) or 0, packed["q_ends"], packed["k_ends"]
+    key, value = (t[0].index_select(1, packed["keys"]) for t in (key, value))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = [max(b - a for a, b in zip(ends, ends[1:])) for ends in (q, k)]
+        query, key, value = query[0].transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        options = {"scale": scaling, "window_size": (window - 1 if window else -1, 0), "enable_gqa": True}
+        return varlen_attn(query, key, value, *packed["ends"], *longest, **options)[None], None
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[0], 0)[None] for t in (key, value))
+    out = []
+    for q0, q1, k0, k1 in zip(q, q[1:], k, k[1:]):
+        segment, seen, n = (query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]), None, k1 - k0
+        if q1 - q0 < n or 0 < window < n:  # the queries are the last of n tokens: causal, aligned to the bottom right
+            back = torch.arange(n - (q1 - q0), n, device=key.device)[:, None] - torch.arange(n, device=key.device)
+            seen = (back >= 0) & (back < (window or n))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        out.append(attend(*segment, seen, is_causal=seen is None, scale=scaling))
+    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def packed_forward(self, input_ids=None, position_ids=None, last=None, packed=None, **_):
+    """Forward of a sequence classifier for packed rows: one reward a sequence, (sequences, 1)."""
+    body = getattr(self, self.base_model_prefix)
+    hidden = body(input_ids=input_ids, position_ids=position_ids, use_cache=False, packed=packed).last_hidden_state
+    return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, last]))
+
+
+def why_not_packable(model):
+    """A reason (str) when the architecture cannot be packed, else ''."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
+        return "it does not pool and attend the generic way"
+    if kinds:
+        return f"{', '.join(sorted(kinds))} layers carry state from one sequence to the next"
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        return "it attends in both directions"
+    return "it caps its attention logits" if getattr(config, "attn_logit_softcapping", None) else ""
+
+
+def try_packing(model, groups, wanted, tolerance):
+    """Turn packing on where the architecture allows it and it gives the padded rewards. Returns a line that says so.
+
+    The second test is the sharper one: when the first answer of a group changes, the others must not move at all."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if reason := why_not_packable(base) if wanted else "packing is off":
+        return f"padded batches: {reason}"
+    padded, vocabulary = score_ids(model, groups, 8192), model.config.get_text_config().vocab_size
+    AttentionInterface.register("packed_groups", packed_attention)
+    base.padded_attention = base.config._attn_implementation
+    base.set_attn_implementation("packed_groups")
+    base.forward, base.packs = MethodType(packed_forward, base), True
+    changed = [[[*group[0][:-1], (group[0][-1] + 1) % vocabulary], *group[1:]] for group in groups]
+    others = [place > 0 for group in groups for place in range(len(group))]
+    try:
+        packed = score_ids(model, groups, 8192)
+        leak = (score_ids(model, changed, 8192) - packed)[others].abs().sum() / padded.abs().max()
+        reason = f"rewards differ by {(packed - padded).abs().max() / padded.abs().max():.1e}, leak {leak:.1e}"
+        if leak <= 1e-5 and (packed - padded).abs().max() <= tolerance * padded.abs().max():
+            return "packed batches, shared prompts computed once; checked against padded ones"
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error)[:200]
+    stop_packing(model)
+    return f"padded batches: {reason}"
+
+
+def stop_packing(model):
+    """Back to padded rows."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation(base.padded_attention)
+    del base.forward, base.packs
+
+
+def pad(groups, pad_token_id, device="cpu"):
+    """Groups of token-id lists -> model inputs, one padded row a sequence."""
+    sequences = [sequence for group in groups for sequence in group]
+    width = max(map(len, sequences))
+    ids = [sequence + [pad_token_id] * (width - len(sequence)) for sequence in sequences]
+    mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def batches(groups, batch_tokens, packs):
+    """Yield lists of indices into groups, each a forward pass of at most batch_tokens tokens, or of one group alone.
+
+    Packed rows keep the order; padded ones go from long to short, so that little of them is padding."""
+    batch, used, width = [], 0, 0
+    longest = [max(map(len, group)) for group in groups]
+    for i in range(len(groups)) if packs else sorted(range(len(groups)), key=lambda i: -longest[i]):
+        group = groups[i]
+        packed = sum(map(len, group)) - shared_prefix(group) * (len(group) - 1) if packs else 0
+        if batch and used + (packed or width * len(group)) > batch_tokens:
+            yield batch
+            batch, used = [], 0
+        width = width if batch else longest[i]
+        used += packed or width * len(group)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
-def score_ids(model, sequences, batch_tokens):
-    """Rewards (float32 tensor) of lists of token ids, in their order. Similar lengths share a batch."""
-    pad = model.config.get_text_config().pad_token_id
-    rewards, order = torch.zeros(len(sequences)), sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    while order:
-        width = len(sequences[order[0]])
-        now, order = order[: max(1, batch_tokens // width)], order[max(1, batch_tokens // width) :]
-        ids = torch.tensor([sequences[i] + [pad] * (width - len(sequences[i])) for i in now], device=model.device)
-        mask = torch.tensor([[1] * len(sequences[i]) + [0] * (width - len(sequences[i])) for i in now])
-        logits = model(input_ids=ids, attention_mask=mask.to(model.device)).logits
-        rewards[now] = logits[:, 0].float().cpu()
-    return rewards
+def score_ids(model, groups, batch_tokens):
+    """Rewards (float32 tensor) of every token-id list in groups of them, in order; packed where the model packs."""
+    packs, rewards = getattr(model, "packs", False), [torch.zeros(0)] * len(groups)
+    for batch in batches(groups, batch_tokens, packs):
+        some = [groups[i] for i in batch]
+        padding = model.config.get_text_config().pad_token_id
+        inputs = pack(some, model.device) if packs else pad(some, padding, model.device)
+        scores = model(**inputs, use_cache=False).logits[:, 0].float().cpu()
+        for i, part in zip(batch, scores.split([len(group) for group in some])):
+            rewards[i] = part
+    return torch.cat([torch.zeros(0), *rewards])
 
 
 def keep_float32(model):
@@ -306,7 +456,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(
             f"{path} turns its probes into other tokens than in training", "the tokenizer saved with it", "train again"
         )
-    off = [abs(s - p["score"]) / max(1, abs(p["score"])) for s, p in zip(score_ids(model, ids, 16384).tolist(), probes)]
+    off = [
+        abs(s - p["score"]) / max(1, abs(p["score"]))
+        for s, p in zip(score_ids(model, [[i] for i in ids], 16384).tolist(), probes)
+    ]
     if not max(off, default=0) <= (1e-3 if dtype == reward.get("dtype") == "float32" else 0.1):
         refuse(
             f"{path} scores its probes {max(off):.2g} off", "the scores in reward.json", "compare files and versions"
@@ -326,8 +479,49 @@ def accuracy(chosen, rejected):
 
 
 # %% Training
+def pairs_of(rows):
+    """Columns chosen_ids and rejected_ids -> groups of two."""
+    return [list(pair) for pair in zip(rows["chosen_ids"], rows["rejected_ids"])]
+
+
+class StepCollator:
+    """All pairs of an optimizer step -> micro-batches of at most batch_tokens tokens, in TRL's order of rows."""
+
+    def __init__(self, batch_tokens, pad_token_id):
+        self.batch_tokens, self.pad_token_id, self.packs = batch_tokens, pad_token_id, False
+
+    def __call__(self, rows):
+        groups, micro = [[row["chosen_ids"], row["rejected_ids"]] for row in rows], []
+        for now in batches(groups, self.batch_tokens, self.packs):
+            if self.packs:
+                inputs = pack([groups[i] for i in now])
+                inputs["last"] = torch.cat([inputs["last"][0::2], inputs["last"][1::2]])
+            else:
+                inputs = pad([[groups[i][side]] for side in (0, 1) for i in now], self.pad_token_id)
+            margins = {"margin": torch.tensor([rows[i]["margin"] for i in now])} if "margin" in rows[0] else {}
+            micro.append({**inputs, **margins, "share": len(now) / len(rows)})
+        return {"micro": micro}
+
+
 class ExactTrainer(RewardTrainer):
     """TRL means accuracy over batches, counts ties as errors and gives all sets one name; here each counts once."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Each micro-batch weighs by its share of the pairs, so the loss is the mean over the pairs of the step."""
+        model.train()
+        micro, total = self._prepare_inputs(inputs)["micro"], 0.0
+        rounds = torch.tensor(len(micro), device=self.args.device)
+        if self.args.world_size > 1:  # every process must take part in as many rounds as the busiest
+            torch.distributed.all_reduce(rounds, torch.distributed.ReduceOp.MAX)
+        for i in range(rounds.item()):
+            batch = dict(micro[min(i, len(micro) - 1)])
+            share = batch.pop("share") if i < len(micro) else 0.0
+            last_round = i == rounds.item() - 1 or not hasattr(model, "no_sync")
+            with contextlib.nullcontext() if last_round else model.no_sync(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, batch) * share
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -336,11 +530,11 @@ class ExactTrainer(RewardTrainer):
         rank, world = self.args.process_index, self.args.world_size
         mine = dataloader.dataset.select(range(rank, len(dataloader.dataset), world))
         with self.accelerator.autocast():
-            scores = score_ids(self.model, [*mine["chosen_ids"], *mine["rejected_ids"]], BATCH_TOKENS)
+            scores = score_ids(self.model, pairs_of(mine), self.data_collator.batch_tokens).view(-1, 2)
         parts = [None] * world
         if world > 1:
             torch.distributed.all_gather_object(parts, scores)
-        chosen, rejected = (torch.cat(side) for side in zip(*(s.chunk(2) for s in (parts if world > 1 else [scores]))))
+        chosen, rejected = torch.cat(parts if world > 1 else [scores]).unbind(1)
         metrics = accuracy(chosen.tolist(), rejected.tolist())
         metrics["loss"] = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
         metrics["margin"] = (chosen - rejected).mean().item()
@@ -387,45 +581,32 @@ def prepare_checkpoints(args, data_sha256):
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "run.json").exists() and (before := json.loads((folder / "run.json").read_text())) != this_run:
         other = [k for k in kept if before["parameters"].get(k) != kept[k]] or ["data"]
-        refuse(
-            f"{folder} belongs to a run with other {', '.join(other)}", "the same run", "--no-resume, or another --out"
-        )
+        mend = "--no-resume, or another --out"
+        refuse(f"{folder} belongs to a run with other {', '.join(other)}", "the same run", mend)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(this_run))
     return folder, newest_complete(folder)
 
 
-def main(args):
-    load_dotenv(find_dotenv(usecwd=True))
-    report = json.loads((Path(args.data) / "report.json").read_text())
-    tokenizer = load_tokenizer(args)
-    train, train_counts = encode_pairs("train", tokenizer, args)
-    held_out, eval_counts = encode_pairs("eval", tokenizer, args)
-    checkpoints, resume_from = prepare_checkpoints(args, report["data_sha256"])
-
-    gpu = torch.cuda.is_available()
+def training_arguments(args, checkpoints, pairs):
+    """TRL's configuration for this machine: a GPU in bfloat16 where there is one, otherwise the CPU in float32."""
+    gpu, world = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1))
     bf16 = args.precision == "bfloat16" or args.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
-    optimizer = {"auto": "adamw_torch_fused" if gpu else "adamw_torch"}.get(args.optimizer, args.optimizer)
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    micro = math.gcd(args.batch_size // world, args.micro_batch)
-    print(
-        f"{'GPU' if gpu else 'CPU'} x {world}, {'bfloat16' if bf16 else 'float32'}, {optimizer}, {micro} pairs a pass"
-    )
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train) / args.batch_size * args.epochs)
-    config = RewardConfig(
+    optimizer = "adamw_torch_fused" if gpu else "adamw_torch"
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(pairs / args.batch_size * args.epochs)
+    return RewardConfig(
         output_dir=str(checkpoints),
         max_length=None,  # encode_pairs has cut or counted already; TRL would drop in silence
         learning_rate=args.learning_rate,
         num_train_epochs=args.epochs,
         max_steps=args.max_steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=args.batch_size // world // micro,
+        per_device_train_batch_size=max(1, args.batch_size // world),  # StepCollator splits it by tokens
         warmup_steps=math.ceil(args.warmup * steps),
         center_rewards_coefficient=args.center_rewards or None,
         gradient_checkpointing=args.gradient_checkpointing,
         bf16=bf16,
         use_cpu=not gpu,
-        optim=optimizer,
+        optim=optimizer if args.optimizer == "auto" else args.optimizer,
         eval_strategy="steps",
         eval_steps=args.eval_steps,
         save_steps=args.eval_steps,
@@ -436,24 +617,35 @@ def main(args):
         report_to=args.report_to,
         disable_tqdm=not sys.stderr.isatty(),
     )
-    set_seed(args.seed)  # before the model: its head starts random
-    options = {"num_labels": 1, "problem_type": "regression"}
-    options["dtype"] = torch.bfloat16 if bf16 else torch.float32
-    adapter = peft.LoraConfig(
-        task_type="SEQ_CLS",  # saves the reward head with the adapter; without it a reload scores at random
-        r=args.lora_r,
-        lora_alpha=args.lora_alpha,
-        target_modules="all-linear",
-    )
+
+
+def load_base(args, config):
+    """(sequence classifier with a fresh head of one output, LoRA configuration or None, quantization or None)."""
+    options = {"num_labels": 1, "problem_type": "regression", "output_loading_info": True}
+    options["dtype"] = torch.bfloat16 if config.bf16 else torch.float32
+    kind = "SEQ_CLS"  # saves the reward head with the adapter; without it a reload scores at random
+    adapter = peft.LoraConfig(task_type=kind, r=args.lora_r, lora_alpha=args.lora_alpha, target_modules="all-linear")
     quantization = None
-    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, output_loading_info=True, **options)
+    set_seed(args.seed)  # before the model: its head starts random
+    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
     if lost := set(info["missing_keys"]) - {"score.weight"}:
-        refuse(
-            f"{args.model} lacks {len(lost)} weights, such as {min(lost)}", "a whole decoder model", "another --model"
-        )
+        refuse(f"{args.model} lacks weights: {', '.join(sorted(lost)[:3])}", "a whole decoder model", "another --model")
+    return model, adapter, quantization
+
+
+def main(args):
+    load_dotenv(find_dotenv(usecwd=True))
+    tokenizer = load_tokenizer(args)
+    train, train_counts = encode_pairs("train", tokenizer, args)
+    held_out, eval_counts = encode_pairs("eval", tokenizer, args)
+    data_sha256 = json.loads((Path(args.data) / "report.json").read_text())["data_sha256"]
+    checkpoints, resume_from = prepare_checkpoints(args, data_sha256)
+    config = training_arguments(args, checkpoints, len(train))
+    model, adapter, quantization = load_base(args, config)
     trainer = ExactTrainer(
         model=model,
         args=config,
+        data_collator=StepCollator(args.batch_tokens, tokenizer.pad_token_id),
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
@@ -465,6 +657,12 @@ def main(args):
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     keep_float32(trainer.model)
+    with trainer.accelerator.autocast():
+        packing = try_packing(trainer.model, pairs_of(train[:4]), args.packing, 5e-2 if config.bf16 else 1e-4)
+    trainer.data_collator.packs = getattr(trainer.model, "packs", False)
+    dtype = "bfloat16" if config.bf16 else "float32"
+    print(f"{config.device} x {config.world_size}, {dtype}, {config.optim}; {packing}")
+
     state = TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
     if state and state.global_step >= state.max_steps:  # train() would take one step more
         trainer._load_from_checkpoint(resume_from)
@@ -474,17 +672,26 @@ def main(args):
     metrics = next((log for log in reversed(trainer.state.log_history) if "eval_accuracy" in log), {})
     if metrics.get("step") != trainer.state.global_step:
         metrics = trainer.evaluate()
-    if not trainer.is_world_process_zero():
-        return
-    beside = Path(args.out.rstrip("/") + ".partial")  # written beside, then renamed: never half a model
+    if trainer.is_world_process_zero():
+        data = {"sha256": data_sha256, "train": train_counts, "eval": eval_counts}
+        facts = {"metrics": metrics, "data": data, "dtype": dtype, "quantization": quantization, "packing": packing}
+        save(args, trainer, tokenizer, facts)
+        low, high, pairs = metrics["eval_low"], metrics["eval_high"], metrics["eval_pairs"]
+        print(f"held-out accuracy {metrics['eval_accuracy']:.3f} [{low:.3f}, {high:.3f}] on {pairs} pairs")
+        print(f"written to {args.out}; loaded again, its {len(PROBES)} probes score the same")
+
+
+# %% Saving, and the proof that what was saved is what was trained
+def save(args, trainer, tokenizer, facts):
+    """Write OUT beside, load it as every consumer will, and rename it when its probes score as in training."""
+    beside = Path(args.out.rstrip("/") + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     ids = [encode(messages, tokenizer, args.max_length)[0] for messages in PROBES]
     with trainer.accelerator.autocast():
-        scores = score_ids(trainer.model.eval(), ids, BATCH_TOKENS).tolist()
+        scores = score_ids(trainer.model.eval(), [[i] for i in ids], args.batch_tokens).tolist()
     trainer.model.save_pretrained(beside, save_embedding_layers=False)
     tokenizer.save_pretrained(beside)
     (beside / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
     reward = {
         "rendered_by": RENDERED_BY,
         "base_model": args.model,
@@ -494,31 +701,25 @@ def main(args):
         "pooled_token": tokenizer.convert_ids_to_tokens(ids[0][-1]),
         "thinking": args.thinking,
         "scaling": None,
-        "dtype": "bfloat16" if bf16 else "float32",
-        "quantization": quantization,
-        "metrics": metrics,
-        "data": {"sha256": report["data_sha256"], "train": train_counts, "eval": eval_counts},
+        **facts,
         "parameters": vars(args),
-        "versions": versions,
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
         "probes": [{"messages": m, "ids": fingerprint(i), "score": s} for m, i, s in zip(PROBES, ids, scores)],
     }
     (beside / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
     trainer.accelerator.free_memory()
-    del trainer, model
+    trainer.model = trainer.model_wrapped = None  # room for the copy that is loaded next
     gc.collect()
-    load_reward_model(beside)  # refuses when a reload scores otherwise
+    load_reward_model(beside)
     if args.merge:
-        merged, _, _ = load_reward_model(beside, "float32", dequantize=True)
-        merged = merged.merge_and_unload()
+        merged = load_reward_model(beside, "float32", dequantize=True)[0].merge_and_unload()
         merged.save_pretrained(beside / "merged")
         tokenizer.save_pretrained(beside / "merged")
-        (beside / "merged" / "reward.json").write_text(json.dumps(reward | {"quantization": None}, indent=2))
+        reward |= {"quantization": None, "dtype": "float32"}
+        (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
         load_reward_model(beside / "merged", "float32")
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(beside, args.out)
-    low, high = metrics["eval_low"], metrics["eval_high"]
-    print(f"held-out accuracy {metrics['eval_accuracy']:.3f} [{low:.3f}, {high:.3f}] on {metrics['eval_pairs']} pairs")
-    print(f"written to {args.out}; reloaded, {len(PROBES)} probes score the same")
 
 
 # %% Run

@@ -25,11 +25,11 @@ def finding(script, check, message, line=0, level="error"):
 
 def check_script(path):
     """Findings (list of dicts) about one script. `level` is error, or note for what could not be checked."""
-    text = Path(path).read_text(encoding="utf-8")
     try:
+        text = Path(path).read_text(encoding="utf-8")
         tree = ast.parse(text)
-    except SyntaxError as error:
-        return [finding(path, "syntax", error.msg, error.lineno or 0)]
+    except (SyntaxError, ValueError) as error:  # ValueError: bytes that are no UTF-8, or a null byte
+        return [finding(path, "syntax", getattr(error, "msg", str(error)), getattr(error, "lineno", 0) or 0)]
     return check_ruff(path, text) + check_calls(path, tree)
 
 
@@ -114,6 +114,11 @@ def check_calls(path, tree):
         if definition(package, name) is None:
             version = importlib.metadata.version(package)
             found.append(finding(path, "api", f"{package} {version} has no {name}"))
+    for node in ast.walk(tree):  # a class of the script takes what its base takes, unless it says otherwise
+        if isinstance(node, ast.ClassDef) and not any(getattr(item, "name", "") == "__init__" for item in node.body):
+            for base in node.bases:
+                if ast.unparse(base) in known:
+                    known[node.name] = known[ast.unparse(base)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in known:
             package, name = known[ast.unparse(node.func)]

@@ -129,7 +129,7 @@ def make_base(folder, rows):
 
 
 ROWS = 864
-SETTINGS = {"epochs": 4, "batch_size": 16, "micro_batch": 16, "learning_rate": 2e-3, "eval_steps": 60}
+SETTINGS = {"epochs": 4, "batch_size": 16, "learning_rate": 2e-3, "eval_steps": 60}
 
 
 def demo(folder, quiet=False):

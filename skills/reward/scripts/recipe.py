@@ -44,7 +44,7 @@ def load(path):
         tables = tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise ToolError(f"no recipe at {path}", "a recipe.toml", "reward.py init DATA --model MODEL") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # tomllib has errors of its own and int()'s
         raise ToolError(
             f"{path} is not valid TOML: {error}", "key = value lines under [stage] headings", "mend it"
         ) from None
@@ -58,9 +58,13 @@ def load(path):
 def parse_value(stage, name, text):
     """The text of a flag or of --set -> a value of the parameter's type; pydantic judges the rest."""
     fields = STAGES[stage].model_fields
-    if name in fields and fields[name].annotation == list[str]:
+    if name not in fields or fields[name].annotation != list[str]:
+        return text
+    try:
         return json.loads(text) if text.startswith("[") else text.split(",")
-    return text
+    except ValueError as error:
+        mend = f'--set \'{stage}.{name}=["one", "two"]\''
+        raise ToolError(f"{stage}.{name} = {text}: {error}", "a JSON list, or words with commas", mend) from None
 
 
 def assign(tables, assignments):
@@ -97,4 +101,10 @@ def dump(tables):
         for name, field in kind.model_fields.items():
             mark = "" if name in given else "# "
             lines.append(f"{mark}{name} = {toml_value(getattr(checked, name))}  # {field.description}")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"{text[max(0, error.start - 40) : error.end]!r} holds bytes that are no UTF-8"
+        raise ToolError(found, "names in UTF-8, for TOML knows no other", "rename the file") from None
+    return text

@@ -28,6 +28,9 @@ sys.dont_write_bytecode = True  # an installed skill folder stays as it was inst
 try:
     import jinja2  # noqa: F401
     import pydantic  # noqa: F401
+
+    if sys.version_info < (3, 11):
+        import tomli  # noqa: F401
     from errors import CHECK_FAILED, DATA_REFUSED, ENVIRONMENT_LACKS, WRONG_USE, ToolError, nearest
 except ImportError as lacking:
     print(
@@ -155,6 +158,10 @@ def init(words):
     mapping = {key: value for key, value in found["mapping"].items() if value != defaults.get(key) or key == "kind"}
     tables["format"] = {"data": [seen_from_recipe(name) for name in args.data], **mapping}
     tables["train"]["model"] = seen_from_recipe(tables["train"]["model"])
+    if (home / "data").is_dir() and not (home / "data" / "report.json").exists():  # it holds the user's own files
+        for stage, name, value in (("format", "out", "pairs"), ("train", "data", "pairs")):
+            tables[stage].setdefault(name, value)
+        tables.setdefault("evaluate", {}).setdefault("data", "pairs/eval.parquet")
     if found["pairs"] < 1000:
         tables["format"].setdefault("eval_fraction", 0.2)
         tables["train"].setdefault("batch_size", 16)
@@ -192,8 +199,7 @@ def render(words):
     import run as runner
     from stages import STAGES
 
-    stage = next((word for word in words if not word.startswith("-")), None)
-    if stage in STAGES:
+    if stage := next((word for word in words if word in STAGES), None):
         add_stage_flags(parser, stage)
     args = parser.parse_args(words)
     if args.stage:
@@ -297,8 +303,8 @@ def demo(words):
 COMMANDS = {f.__name__: f for f in (doctor, inspect, init, params, render, check, run, demo)}
 
 
-def main(words):
-    """Run one command; returns the exit code."""
+def command(words):
+    """Run what the words ask for; returns the exit code."""
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if words else WRONG_USE
@@ -307,25 +313,34 @@ def main(words):
 
         print(VERSION)
         return 0
+    if words[0] not in COMMANDS:
+        near = nearest(words[0], COMMANDS)
+        mend = f"reward.py {near or '--help'}"
+        raise ToolError(f"unknown command {words[0]!r}", ", ".join(COMMANDS), mend, WRONG_USE)
+    return COMMANDS[words[0]](words[1:])
+
+
+def main(words):
+    """Run one command, whatever happens; returns the exit code."""
     try:
-        if words[0] not in COMMANDS:
-            near = nearest(words[0], COMMANDS)
-            raise ToolError(
-                f"unknown command {words[0]!r}", ", ".join(COMMANDS), f"reward.py {near or '--help'}", WRONG_USE
-            )
-        return COMMANDS[words[0]](words[1:])
-    except ToolError as error:
-        print(error, file=sys.stderr)
-        if "--json" in words:
-            print(json.dumps({**error.as_dict(), **getattr(error, "report", {})}, ensure_ascii=False, default=str))
-        return error.code
+        code = command(words)
+        sys.stdout.flush()  # here, where a closed pipe is no error
+        return code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (ToolError, OSError) as error:
+        if isinstance(error, OSError):
+            error = ToolError(str(error), "files and folders that can be read and written", "another path", WRONG_USE)
+        print(error, file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({**error.as_dict(), **getattr(error, "report", {})}, ensure_ascii=False, default=str))
+        return error.code
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # scripts and JSON are UTF-8 in every locale
     sys.exit(main(sys.argv[1:]))

@@ -94,8 +94,10 @@ class Train(Stage):
     """Optimizer steps; -1 for all epochs."""
     batch_size: int = Field(32, ge=1)
     """Pairs per optimizer step, over all processes."""
-    micro_batch: int = Field(4, ge=1)
-    """Pairs per forward pass; memory, not result."""
+    batch_tokens: int = Field(8192, ge=8)
+    """Tokens per forward pass; memory, not result."""
+    packing: bool = True
+    """Compute shared prompts once, pad nothing, where the model allows."""
     warmup: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the rate rises."""
     center_rewards: float = Field(0.0, ge=0, le=10)
@@ -143,6 +145,8 @@ class Evaluate(Stage):
     """Tokens a conversation may have; 0: as trained."""
     batch_tokens: int = Field(16384, ge=8)
     """Tokens per forward pass, padding included."""
+    packing: bool = True
+    """Compute shared prompts once, pad nothing, where the model allows."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision; auto: bfloat16 on a GPU, else float32."""
 
@@ -162,6 +166,8 @@ class Score(Stage):
     """Tokens a conversation may have; 0: as trained."""
     batch_tokens: int = Field(16384, ge=8)
     """Tokens per forward pass, padding included."""
+    packing: bool = True
+    """Compute shared prompts once, pad nothing, where the model allows."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision; auto: bfloat16 on a GPU, else float32."""
 

@@ -30,7 +30,15 @@ from dotenv import find_dotenv, load_dotenv
 from huggingface_hub import snapshot_download
 from pyarrow.parquet import read_table
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -54,6 +62,9 @@ def parameters(argv=None):
 
 # %% From messages to token ids to rewards
 {{shared("encode")}}
+
+
+{{shared("packing")}}
 
 
 {{shared("score_ids")}}
@@ -82,10 +93,12 @@ def main(args):
     pairs = read_pairs(args.data)
     model, tokenizer, reward = load_reward_model(args.model, args.dtype)
     max_length = args.max_length or reward.get("max_length", 2048)
-    encoded = [encode(p["prompt"] + p[side], tokenizer, max_length) for side in ("chosen", "rejected") for p in pairs]
-    scores = score_ids(model, [ids for ids, _ in encoded], args.batch_tokens).tolist()
-    chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
-    cut = [a[1] + b[1] > 0 for a, b in zip(encoded[: len(pairs)], encoded[len(pairs) :])]
+    encoded = [[encode(p["prompt"] + p[side], tokenizer, max_length) for side in ("chosen", "rejected")] for p in pairs]
+    cut = [any(lost for _, lost in pair) for pair in encoded]
+    groups = [[ids for ids, _ in pair] for pair in encoded]
+    print(try_packing(model, groups[:4], args.packing, 1e-4 if model.dtype == torch.float32 else 5e-2))
+    scores = score_ids(model, groups, args.batch_tokens).tolist()
+    chosen, rejected = scores[0::2], scores[1::2]
     lengths = [[sum(len(m["content"]) for m in p[side]) for p in pairs] for side in ("chosen", "rejected")]
 
     def measure(rows):

@@ -13,6 +13,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -30,7 +31,15 @@ import transformers
 from dotenv import find_dotenv, load_dotenv
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -82,6 +91,9 @@ def conversations(row):
 {{shared("encode")}}
 
 
+{{shared("packing")}}
+
+
 {{shared("score_ids")}}
 
 
@@ -89,31 +101,34 @@ def conversations(row):
 
 
 # %% Scoring
-def score_rows(rows, model, tokenizer, max_length, batch_tokens):
-    """Input rows -> output rows, one for one."""
-    results, sequences = [], []
+def score_rows(rows, model, tokenizer, max_length, args):
+    """Input rows -> output rows, one for one. The answers of one row share the computation of its prompt."""
+    results, groups = [], []
     for file, number, row, problem in rows:
-        known = ("prompt", "response", "responses", "messages")
-        result = {"file": file, "row": number, **{k: v for k, v in (row or {}).items() if k not in known}}
+        carried = {k: v for k, v in (row or {}).items() if k not in ("prompt", "response", "responses", "messages")}
+        result = {"file": file, "row": number, **carried}
         try:
             if problem:
                 raise Reject(problem, "the row could not be read")
             encoded = [encode(messages, tokenizer, max_length) for messages in conversations(row)]
+            groups.append([ids for ids, _ in encoded])
             result |= {
                 "score": [],
                 "tokens": [len(ids) for ids, _ in encoded],
-                "truncated": [cut > 0 for _, cut in encoded],
+                "truncated": [n > 0 for _, n in encoded],
             }
-            sequences += [(result, ids) for ids, _ in encoded]
         except Exception as error:  # templates raise what they like; the row must still come out
             result |= {"score": None, "error": ": ".join(map(str, error.args))[:300]}
         results.append((result, "responses" in (row or {})))
-    for (result, _), value in zip(sequences, score_ids(model, [ids for _, ids in sequences], batch_tokens).tolist()):
-        result["score"].append(value)
+    if groups and not hasattr(model, "packs"):
+        tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+        print(try_packing(model, groups[:4], args.packing, tolerance), file=sys.stderr)
+    scores = iter(score_ids(model, groups, args.batch_tokens).tolist())
     for result, several in results:
-        if "error" not in result and not several:
-            result |= {name: result[name][0] for name in ("score", "tokens", "truncated")}
-        yield result
+        if "error" not in result:
+            result["score"] = [next(scores) for _ in result["tokens"]]
+            result |= {} if several else {name: result[name][0] for name in ("score", "tokens", "truncated")}
+    return [result for result, _ in results]
 
 
 def main(args):
@@ -121,27 +136,19 @@ def main(args):
     find_files(args.data)
     model, tokenizer, reward = load_reward_model(args.model, args.dtype)
     max_length = args.max_length or reward.get("max_length", 2048)
-    count = failed = truncated = 0
-    out, waiting = Path(args.out), []
+    rows, out = read_rows(args.data, args.split), Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".partial")
+    beside = out.with_name(out.name + ".partial")  # written beside, then renamed: never half a file
+    count = failed = truncated = 0
     with open(beside, "w") as file:
-
-        def flush():
-            nonlocal count, failed, truncated
-            for result in score_rows(waiting, model, tokenizer, max_length, args.batch_tokens):
-                count, failed = count + 1, failed + ("error" in result)
-                truncated += "error" not in result and bool(torch.tensor(result["truncated"]).any())
+        while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+            for result in score_rows(some, model, tokenizer, max_length, args):
                 file.write(json.dumps(result, default=str) + "\n")
-            waiting.clear()
+                failed += "error" in result
+                truncated += "error" not in result and "true" in json.dumps(result["truncated"])
+            count += len(some)
             print(f"{count} rows", file=sys.stderr)
-
-        for row in read_rows(args.data, args.split):
-            waiting.append(row)
-            if len(waiting) == ROWS_AT_ONCE:
-                flush()
-        flush()
-    if not count - failed:
+    if count == failed:
         beside.unlink()
         refuse(f"none of {count} rows can be scored", "prompt + response(s), or messages, in each row", "head FILE")
     os.replace(beside, out)

@@ -10,6 +10,7 @@ exact evaluation, a float32 head, resume from the newest complete checkpoint, an
 
 import argparse
 import collections
+import contextlib
 import gc
 import hashlib
 import json
@@ -36,6 +37,7 @@ from huggingface_hub import snapshot_download
 from pyarrow.parquet import read_table
 from safetensors import safe_open
 from transformers import (
+    AttentionInterface,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -45,6 +47,8 @@ from transformers import (
     TrainerState,
     set_seed,
 )
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RewardConfig, RewardTrainer
 
@@ -52,7 +56,6 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENDERED_BY = {{rendered_by}}
-BATCH_TOKENS = 16384  # of evaluation
 PROBES = [  # scored now and by every consumer; another score there means other text, weights or precision
     [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4."}],
     [
@@ -153,6 +156,9 @@ def encode_pairs(split, tokenizer, args):
 
 
 # %% Scoring, loading and exact accuracy
+{{shared("packing")}}
+
+
 {{shared("score_ids")}}
 
 
@@ -163,8 +169,49 @@ def encode_pairs(split, tokenizer, args):
 
 
 # %% Training
+def pairs_of(rows):
+    """Columns chosen_ids and rejected_ids -> groups of two."""
+    return [list(pair) for pair in zip(rows["chosen_ids"], rows["rejected_ids"])]
+
+
+class StepCollator:
+    """All pairs of an optimizer step -> micro-batches of at most batch_tokens tokens, in TRL's order of rows."""
+
+    def __init__(self, batch_tokens, pad_token_id):
+        self.batch_tokens, self.pad_token_id, self.packs = batch_tokens, pad_token_id, False
+
+    def __call__(self, rows):
+        groups, micro = [[row["chosen_ids"], row["rejected_ids"]] for row in rows], []
+        for now in batches(groups, self.batch_tokens, self.packs):
+            if self.packs:
+                inputs = pack([groups[i] for i in now])
+                inputs["last"] = torch.cat([inputs["last"][0::2], inputs["last"][1::2]])
+            else:
+                inputs = pad([[groups[i][side]] for side in (0, 1) for i in now], self.pad_token_id)
+            margins = {"margin": torch.tensor([rows[i]["margin"] for i in now])} if "margin" in rows[0] else {}
+            micro.append({**inputs, **margins, "share": len(now) / len(rows)})
+        return {"micro": micro}
+
+
 class ExactTrainer(RewardTrainer):
     """TRL means accuracy over batches, counts ties as errors and gives all sets one name; here each counts once."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Each micro-batch weighs by its share of the pairs, so the loss is the mean over the pairs of the step."""
+        model.train()
+        micro, total = self._prepare_inputs(inputs)["micro"], 0.0
+        rounds = torch.tensor(len(micro), device=self.args.device)
+        if self.args.world_size > 1:  # every process must take part in as many rounds as the busiest
+            torch.distributed.all_reduce(rounds, torch.distributed.ReduceOp.MAX)
+        for i in range(rounds.item()):
+            batch = dict(micro[min(i, len(micro) - 1)])
+            share = batch.pop("share") if i < len(micro) else 0.0
+            last_round = i == rounds.item() - 1 or not hasattr(model, "no_sync")
+            with contextlib.nullcontext() if last_round else model.no_sync(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, batch) * share
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -173,11 +220,11 @@ class ExactTrainer(RewardTrainer):
         rank, world = self.args.process_index, self.args.world_size
         mine = dataloader.dataset.select(range(rank, len(dataloader.dataset), world))
         with self.accelerator.autocast():
-            scores = score_ids(self.model, [*mine["chosen_ids"], *mine["rejected_ids"]], BATCH_TOKENS)
+            scores = score_ids(self.model, pairs_of(mine), self.data_collator.batch_tokens).view(-1, 2)
         parts = [None] * world
         if world > 1:
             torch.distributed.all_gather_object(parts, scores)
-        chosen, rejected = (torch.cat(side) for side in zip(*(s.chunk(2) for s in (parts if world > 1 else [scores]))))
+        chosen, rejected = torch.cat(parts if world > 1 else [scores]).unbind(1)
         metrics = accuracy(chosen.tolist(), rejected.tolist())
         metrics["loss"] = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
         metrics["margin"] = (chosen - rejected).mean().item()
@@ -224,49 +271,36 @@ def prepare_checkpoints(args, data_sha256):
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "run.json").exists() and (before := json.loads((folder / "run.json").read_text())) != this_run:
         other = [k for k in kept if before["parameters"].get(k) != kept[k]] or ["data"]
-        refuse(
-            f"{folder} belongs to a run with other {', '.join(other)}", "the same run", "--no-resume, or another --out"
-        )
+        mend = "--no-resume, or another --out"
+        refuse(f"{folder} belongs to a run with other {', '.join(other)}", "the same run", mend)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(this_run))
     return folder, newest_complete(folder)
 
 
-def main(args):
-    load_dotenv(find_dotenv(usecwd=True))
-    report = json.loads((Path(args.data) / "report.json").read_text())
-    tokenizer = load_tokenizer(args)
-    train, train_counts = encode_pairs("train", tokenizer, args)
-    held_out, eval_counts = encode_pairs("eval", tokenizer, args)
-    checkpoints, resume_from = prepare_checkpoints(args, report["data_sha256"])
-
-    gpu = torch.cuda.is_available()
+def training_arguments(args, checkpoints, pairs):
+    """TRL's configuration for this machine: a GPU in bfloat16 where there is one, otherwise the CPU in float32."""
+    gpu, world = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1))
     bf16 = args.precision == "bfloat16" or args.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
     # % if method == "qlora"
-    optimizer = {"auto": "adamw_8bit" if gpu else "adamw_torch"}.get(args.optimizer, args.optimizer)
+    optimizer = "adamw_8bit" if gpu else "adamw_torch"
     # % else
-    optimizer = {"auto": "adamw_torch_fused" if gpu else "adamw_torch"}.get(args.optimizer, args.optimizer)
+    optimizer = "adamw_torch_fused" if gpu else "adamw_torch"
     # % endif
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    micro = math.gcd(args.batch_size // world, args.micro_batch)
-    print(
-        f"{'GPU' if gpu else 'CPU'} x {world}, {'bfloat16' if bf16 else 'float32'}, {optimizer}, {micro} pairs a pass"
-    )
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train) / args.batch_size * args.epochs)
-    config = RewardConfig(
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(pairs / args.batch_size * args.epochs)
+    return RewardConfig(
         output_dir=str(checkpoints),
         max_length=None,  # encode_pairs has cut or counted already; TRL would drop in silence
         learning_rate=args.learning_rate,
         num_train_epochs=args.epochs,
         max_steps=args.max_steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=args.batch_size // world // micro,
+        per_device_train_batch_size=max(1, args.batch_size // world),  # StepCollator splits it by tokens
         warmup_steps=math.ceil(args.warmup * steps),
         center_rewards_coefficient=args.center_rewards or None,
         gradient_checkpointing=args.gradient_checkpointing,
         bf16=bf16,
         use_cpu=not gpu,
-        optim=optimizer,
+        optim=optimizer if args.optimizer == "auto" else args.optimizer,
         eval_strategy="steps",
         eval_steps=args.eval_steps,
         save_steps=args.eval_steps,
@@ -277,36 +311,46 @@ def main(args):
         report_to=args.report_to,
         disable_tqdm=not sys.stderr.isatty(),
     )
-    set_seed(args.seed)  # before the model: its head starts random
-    options = {"num_labels": 1, "problem_type": "regression"}
+
+
+def load_base(args, config):
+    """(sequence classifier with a fresh head of one output, LoRA configuration or None, quantization or None)."""
+    options = {"num_labels": 1, "problem_type": "regression", "output_loading_info": True}
     # % if method == "full"
     options["dtype"] = torch.float32
-    quantization = adapter = None
+    adapter = quantization = None
     # % else
-    options["dtype"] = torch.bfloat16 if bf16 else torch.float32
-    adapter = peft.LoraConfig(
-        task_type="SEQ_CLS",  # saves the reward head with the adapter; without it a reload scores at random
-        r=args.lora_r,
-        lora_alpha=args.lora_alpha,
-        target_modules="all-linear",
-    )
+    options["dtype"] = torch.bfloat16 if config.bf16 else torch.float32
+    kind = "SEQ_CLS"  # saves the reward head with the adapter; without it a reload scores at random
+    adapter = peft.LoraConfig(task_type=kind, r=args.lora_r, lora_alpha=args.lora_alpha, target_modules="all-linear")
     # % endif
     # % if method == "lora"
     quantization = None
     # % elif method == "qlora"
     quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    quantization |= {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32", "llm_int8_skip_modules": ["score"]}
-    options["quantization_config"] = BitsAndBytesConfig(**quantization)
-    options["device_map"] = {"": config.device}
+    quantization |= {"bnb_4bit_compute_dtype": str(options["dtype"]).split(".")[1], "llm_int8_skip_modules": ["score"]}
+    options |= {"quantization_config": BitsAndBytesConfig(**quantization), "device_map": {"": config.device}}
     # % endif
-    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, output_loading_info=True, **options)
+    set_seed(args.seed)  # before the model: its head starts random
+    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
     if lost := set(info["missing_keys"]) - {"score.weight"}:
-        refuse(
-            f"{args.model} lacks {len(lost)} weights, such as {min(lost)}", "a whole decoder model", "another --model"
-        )
+        refuse(f"{args.model} lacks weights: {', '.join(sorted(lost)[:3])}", "a whole decoder model", "another --model")
+    return model, adapter, quantization
+
+
+def main(args):
+    load_dotenv(find_dotenv(usecwd=True))
+    tokenizer = load_tokenizer(args)
+    train, train_counts = encode_pairs("train", tokenizer, args)
+    held_out, eval_counts = encode_pairs("eval", tokenizer, args)
+    data_sha256 = json.loads((Path(args.data) / "report.json").read_text())["data_sha256"]
+    checkpoints, resume_from = prepare_checkpoints(args, data_sha256)
+    config = training_arguments(args, checkpoints, len(train))
+    model, adapter, quantization = load_base(args, config)
     trainer = ExactTrainer(
         model=model,
         args=config,
+        data_collator=StepCollator(args.batch_tokens, tokenizer.pad_token_id),
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
@@ -318,6 +362,12 @@ def main(args):
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     keep_float32(trainer.model)
+    with trainer.accelerator.autocast():
+        packing = try_packing(trainer.model, pairs_of(train[:4]), args.packing, 5e-2 if config.bf16 else 1e-4)
+    trainer.data_collator.packs = getattr(trainer.model, "packs", False)
+    dtype = "bfloat16" if config.bf16 else "float32"
+    print(f"{config.device} x {config.world_size}, {dtype}, {config.optim}; {packing}")
+
     state = TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
     if state and state.global_step >= state.max_steps:  # train() would take one step more
         trainer._load_from_checkpoint(resume_from)
@@ -327,13 +377,23 @@ def main(args):
     metrics = next((log for log in reversed(trainer.state.log_history) if "eval_accuracy" in log), {})
     if metrics.get("step") != trainer.state.global_step:
         metrics = trainer.evaluate()
-    if not trainer.is_world_process_zero():
-        return
-    beside = Path(args.out.rstrip("/") + ".partial")  # written beside, then renamed: never half a model
+    if trainer.is_world_process_zero():
+        data = {"sha256": data_sha256, "train": train_counts, "eval": eval_counts}
+        facts = {"metrics": metrics, "data": data, "dtype": dtype, "quantization": quantization, "packing": packing}
+        save(args, trainer, tokenizer, facts)
+        low, high, pairs = metrics["eval_low"], metrics["eval_high"], metrics["eval_pairs"]
+        print(f"held-out accuracy {metrics['eval_accuracy']:.3f} [{low:.3f}, {high:.3f}] on {pairs} pairs")
+        print(f"written to {args.out}; loaded again, its {len(PROBES)} probes score the same")
+
+
+# %% Saving, and the proof that what was saved is what was trained
+def save(args, trainer, tokenizer, facts):
+    """Write OUT beside, load it as every consumer will, and rename it when its probes score as in training."""
+    beside = Path(args.out.rstrip("/") + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     ids = [encode(messages, tokenizer, args.max_length)[0] for messages in PROBES]
     with trainer.accelerator.autocast():
-        scores = score_ids(trainer.model.eval(), ids, BATCH_TOKENS).tolist()
+        scores = score_ids(trainer.model.eval(), [[i] for i in ids], args.batch_tokens).tolist()
     # % if method == "full"
     trainer.model.save_pretrained(beside)
     # % else
@@ -341,7 +401,6 @@ def main(args):
     # % endif
     tokenizer.save_pretrained(beside)
     (beside / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
     reward = {
         "rendered_by": RENDERED_BY,
         "base_model": args.model,
@@ -351,33 +410,27 @@ def main(args):
         "pooled_token": tokenizer.convert_ids_to_tokens(ids[0][-1]),
         "thinking": args.thinking,
         "scaling": None,
-        "dtype": "bfloat16" if bf16 else "float32",
-        "quantization": quantization,
-        "metrics": metrics,
-        "data": {"sha256": report["data_sha256"], "train": train_counts, "eval": eval_counts},
+        **facts,
         "parameters": vars(args),
-        "versions": versions,
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
         "probes": [{"messages": m, "ids": fingerprint(i), "score": s} for m, i, s in zip(PROBES, ids, scores)],
     }
     (beside / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
     trainer.accelerator.free_memory()
-    del trainer, model
+    trainer.model = trainer.model_wrapped = None  # room for the copy that is loaded next
     gc.collect()
-    load_reward_model(beside)  # refuses when a reload scores otherwise
+    load_reward_model(beside)
     # % if method != "full"
     if args.merge:
-        merged, _, _ = load_reward_model(beside, "float32", dequantize=True)
-        merged = merged.merge_and_unload()
+        merged = load_reward_model(beside, "float32", dequantize=True)[0].merge_and_unload()
         merged.save_pretrained(beside / "merged")
         tokenizer.save_pretrained(beside / "merged")
-        (beside / "merged" / "reward.json").write_text(json.dumps(reward | {"quantization": None}, indent=2))
+        reward |= {"quantization": None, "dtype": "float32"}
+        (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
         load_reward_model(beside / "merged", "float32")
     # % endif
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(beside, args.out)
-    low, high = metrics["eval_low"], metrics["eval_high"]
-    print(f"held-out accuracy {metrics['eval_accuracy']:.3f} [{low:.3f}, {high:.3f}] on {metrics['eval_pairs']} pairs")
-    print(f"written to {args.out}; reloaded, {len(PROBES)} probes score the same")
 
 
 # %% Run

@@ -37,7 +37,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(
             f"{path} turns its probes into other tokens than in training", "the tokenizer saved with it", "train again"
         )
-    off = [abs(s - p["score"]) / max(1, abs(p["score"])) for s, p in zip(score_ids(model, ids, 16384).tolist(), probes)]
+    off = [
+        abs(s - p["score"]) / max(1, abs(p["score"]))
+        for s, p in zip(score_ids(model, [[i] for i in ids], 16384).tolist(), probes)
+    ]
     if not max(off, default=0) <= (1e-3 if dtype == reward.get("dtype") == "float32" else 0.1):
         refuse(
             f"{path} scores its probes {max(off):.2g} off", "the scores in reward.json", "compare files and versions"

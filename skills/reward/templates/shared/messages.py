@@ -10,7 +10,10 @@ def look_up(row, path):
     if path in row:
         return row[path]
     if "+" in path:
-        return "\n\n".join(text for part in path.split("+") if (text := str(look_up(row, part) or "").strip()))
+        parts = [look_up(row, part) for part in path.split("+")]
+        if any(isinstance(part, (dict, list)) for part in parts):
+            raise Reject("wrong_type", f"{path} joins text, and one of them is none")
+        return "\n\n".join(text for part in parts if (text := str(part or "").strip()))
     value = row
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:

@@ -50,7 +50,8 @@ def whole_json(file):
     """Rows of a .json file that is one list, one object around a list, or one object; None where it is JSON lines."""
     value, _ = parse(file.read())
     if isinstance(value, dict):
-        value = next((v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [value])
+        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        value = next((rows for rows in lists if not {"role", "from"} & set(rows[0])), [value])  # those are messages
     return value if isinstance(value, list) else None
 
 

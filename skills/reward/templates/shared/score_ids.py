@@ -1,16 +1,43 @@
+def pad(groups, pad_token_id, device="cpu"):
+    """Groups of token-id lists -> model inputs, one padded row a sequence."""
+    sequences = [sequence for group in groups for sequence in group]
+    width = max(map(len, sequences))
+    ids = [sequence + [pad_token_id] * (width - len(sequence)) for sequence in sequences]
+    mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def batches(groups, batch_tokens, packs):
+    """Yield lists of indices into groups, each a forward pass of at most batch_tokens tokens, or of one group alone.
+
+    Packed rows keep the order; padded ones go from long to short, so that little of them is padding."""
+    batch, used, width = [], 0, 0
+    longest = [max(map(len, group)) for group in groups]
+    for i in range(len(groups)) if packs else sorted(range(len(groups)), key=lambda i: -longest[i]):
+        group = groups[i]
+        packed = sum(map(len, group)) - shared_prefix(group) * (len(group) - 1) if packs else 0
+        if batch and used + (packed or width * len(group)) > batch_tokens:
+            yield batch
+            batch, used = [], 0
+        width = width if batch else longest[i]
+        used += packed or width * len(group)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
-def score_ids(model, sequences, batch_tokens):
-    """Rewards (float32 tensor) of lists of token ids, in their order. Similar lengths share a batch."""
-    pad = model.config.get_text_config().pad_token_id
-    rewards, order = torch.zeros(len(sequences)), sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    while order:
-        width = len(sequences[order[0]])
-        now, order = order[: max(1, batch_tokens // width)], order[max(1, batch_tokens // width) :]
-        ids = torch.tensor([sequences[i] + [pad] * (width - len(sequences[i])) for i in now], device=model.device)
-        mask = torch.tensor([[1] * len(sequences[i]) + [0] * (width - len(sequences[i])) for i in now])
-        logits = model(input_ids=ids, attention_mask=mask.to(model.device)).logits
-        rewards[now] = logits[:, 0].float().cpu()
-    return rewards
+def score_ids(model, groups, batch_tokens):
+    """Rewards (float32 tensor) of every token-id list in groups of them, in order; packed where the model packs."""
+    packs, rewards = getattr(model, "packs", False), [torch.zeros(0)] * len(groups)
+    for batch in batches(groups, batch_tokens, packs):
+        some = [groups[i] for i in batch]
+        padding = model.config.get_text_config().pad_token_id
+        inputs = pack(some, model.device) if packs else pad(some, padding, model.device)
+        scores = model(**inputs, use_cache=False).logits[:, 0].float().cpu()
+        for i, part in zip(batch, scores.split([len(group) for group in some])):
+            rewards[i] = part
+    return torch.cat([torch.zeros(0), *rewards])
 
 
 def keep_float32(model):

@@ -1,0 +1,365 @@
+"""Bad input gets a clear sentence and exit 3, never a traceback, and leaves nothing half-written behind."""
+
+import gzip
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import inspect_data
+import pytest
+import recipe
+import render
+import reward
+from conftest import ROOT, python, read_jsonl, tool, write_jsonl
+from errors import ToolError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stages import STAGES, flag
+
+GOLDEN = ROOT / "tests" / "golden"
+QUESTION = "Which of these two is the larger number?"
+
+
+def pair(**changed):
+    return {"prompt": "What is 2 + 2?", "chosen": "4", "rejected": "5"} | changed
+
+
+def say(role, content):
+    return {"role": role, "content": content}
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def assert_refused(told, *words):
+    """The three parts of a refusal, and the words that tell what is wrong and what to do."""
+    for word in ("error: ", "\n  expected: ", "\n  try: ", *words):
+        assert word in told, f"no {word!r} in:\n{told}"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refuses(here, capsys):
+    """Runs reward.py in this process, which ends a test with any exception; gives what it says on stderr, stdout."""
+
+    def run(*words, code=3):
+        assert reward.main(list(map(str, words))) == code, words
+        said = capsys.readouterr()
+        return said.err, said.out
+
+    return run
+
+
+@pytest.fixture
+def refused_everywhere(here, refuses):
+    """Asserts that the golden script, inspect and init all refuse a file with these words and write nothing."""
+
+    def run(name, kind, words, *told):
+        before = names(here)
+        script = GOLDEN / ("format.py" if kind == "pairs" else f"format_{kind}.py")
+        assert_refused(python(script, "--data", name, *words, cwd=here, code=3).stderr, *told)
+        words = words if kind == "pairs" else ["--kind", kind, *words]
+        said, found = refuses("inspect", name, "--json", *words)
+        assert_refused(said, *told)
+        assert json.loads(found)["error"]["exit_code"] == 3
+        assert_refused(refuses("init", name, "--model", "base", *words)[0], *told)
+        assert names(here) == before
+
+    return run
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------------------
+
+ASKED, ANSWERED = say("user", QUESTION), say("assistant", "7")
+LEAVE_OUT = "leave them out"
+HALF = json.dumps(pair(chosen="\ud83d")).encode()
+
+# what -> kind, content of the file, flags, a word that tells the reason, a word of the advice
+ROWS = {
+    "empty file": ("pairs", b"", [], "holds no rows", "another file"),
+    "blank lines": ("pairs", b"\n  \n\n", [], "holds no rows", "another file"),
+    "broken JSON": ("pairs", b'{"prompt": "a", \n{"chosen"\nnothing\n', [], "3 not_json", "mend the line"),
+    "no objects": ("pairs", b'[1, 2]\n"text"\nnull\n7\n', [], "4 not_an_object", LEAVE_OUT),
+    "other columns": ("pairs", lines({"question": "a", "best": "b"}), [], "question, best", "--prompt"),
+    "one column missing": ("pairs", lines({"prompt": "a", "chosen": "b"}), [], "prompt, chosen", "--rejected"),
+    "identical answers": ("pairs", lines(pair(rejected="4")), [], "1 identical", LEAVE_OUT),
+    "empty answer": ("pairs", lines(pair(chosen="")), [], "1 empty_chosen", LEAVE_OUT),
+    "blank worse answer": ("pairs", lines(pair(rejected=" \n")), [], "1 empty_rejected", LEAVE_OUT),
+    "empty prompt": ("pairs", lines(pair(prompt=" ")), [], "1 empty_prompt", LEAVE_OUT),
+    "doubled prompt": (
+        "pairs",
+        lines({"prompt": QUESTION, "chosen": f"{QUESTION} 7", "rejected": f"{QUESTION} 5"}),
+        [],
+        "1 doubled_prompt",
+        "--prompt ''",
+    ),
+    "doubled prompt in messages": (
+        "pairs",
+        lines({"prompt": QUESTION, "chosen": [ASKED, ANSWERED], "rejected": [ASKED, say("assistant", "5")]}),
+        ["--prompt", "prompt"],
+        "1 doubled_prompt",
+        "--prompt ''",
+    ),
+    "unknown role": ("pairs", lines(pair(prompt=[say("wizard", "Hi")])), [], "'wizard'", "system, user, assistant"),
+    "last turn by the user": (
+        "pairs",
+        lines({"chosen": [ASKED, ANSWERED, ASKED], "rejected": [ASKED, ANSWERED, say("user", "Why?")]}),
+        ["--prompt", ""],
+        "chosen ends with user",
+        "a turn of the assistant",
+    ),
+    "null for an answer": ("pairs", lines(pair(chosen=None)), ["--chosen", "chosen"], "1 wrong_type", LEAVE_OUT),
+    "a number for an answer": ("pairs", lines(pair(chosen=4)), ["--chosen", "chosen"], "1 wrong_type", LEAVE_OUT),
+    "half a character": ("pairs", HALF, [], "1 not_unicode", LEAVE_OUT),
+    "no UTF-8": ("pairs", '{"prompt": "größer"}'.encode("latin1"), [], "1 not_utf8", "iconv"),
+    "too large a margin": ("pairs", lines(pair(margin=10**400)), ["--margin", "margin"], "too large", LEAVE_OUT),
+    "margin NaN": ("pairs", lines(pair(margin=float("nan"))), ["--margin", "margin"], "margin nan", LEAVE_OUT),
+    "unknown label": ("choice", lines(pair(label="A")), [], "'A'", "--a-wins"),
+    "no label": ("choice", lines(pair()), [], "no 'label'", "name the columns"),
+    "ties only": ("choice", lines(pair(label="tie")), [], "ties: 1", LEAVE_OUT),
+    "no transcript": ("transcripts", lines(pair()), [], "no 'Human:'", LEAVE_OUT),
+    "two different dialogues": (
+        "transcripts",
+        lines({side: f"\n\nHuman: {side}?\n\nAssistant: No." for side in ("chosen", "rejected")}),
+        [],
+        "1 diverging_context",
+        "in the last answer only",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_bad_rows(here, refused_everywhere, what):
+    kind, content, words, reason, advice = ROWS[what]
+    (here / "bad.jsonl").write_bytes(content)
+    refused_everywhere("bad.jsonl", kind, words, reason, advice)
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+FILES = {
+    "latin1.csv": ("prompt,chosen,rejected\ngrößer?,ja,nein\n".encode("latin1"), "1 not_utf8_or_ragged", "iconv"),
+    "ragged.csv": (b"prompt,chosen,rejected\na,b\na,b,c,d\n", "2 not_utf8_or_ragged", "quotes"),
+    "cut.parquet": (b"PAR1 and no more", "cut.parquet: ", "open it by hand"),
+    "cut.jsonl.gz": (gzip.compress(lines(pair()) * 99)[:-9], "cut.jsonl.gz: ", "open it by hand"),
+    "plain.jsonl.gz": (lines(pair()), "plain.jsonl.gz: ", "open it by hand"),
+    "notes.txt": (b"no data", "no data in 'notes.txt'", "a file or folder of .jsonl"),
+    "empty.json": (b"", "holds no rows", "another file"),
+    "list.json": (b"[]", "holds no rows", "another file"),
+    "header.csv": (b"prompt,chosen,rejected\n", "holds no rows", "another file"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_files(here, refused_everywhere, name):
+    content, *told = FILES[name]
+    (here / name).write_bytes(content)
+    refused_everywhere(name, "pairs", [], *told)
+
+
+def test_no_files(here, refused_everywhere):
+    (here / "folder").mkdir()
+    refused_everywhere("folder", "pairs", [], "no data in 'folder'")
+    refused_everywhere("nothing.jsonl", "pairs", [], "no data in 'nothing.jsonl'")
+    assert_refused(tool("inspect", "no/such", cwd=here, code=3).stderr, "no/such: ", "a reachable hub dataset")
+
+
+# ---- Data sets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_that_ends_up_empty(tmp_path):
+    write_jsonl(tmp_path / "few.jsonl", [pair(), pair(chosen="four")])  # one prompt: all of it falls on one side
+    done = python(GOLDEN / "format.py", "--data", "few.jsonl", cwd=tmp_path, code=3)
+    assert_refused(done.stderr, "a split is empty: 2 train and 0 eval pairs", "--eval-fraction 0.3")
+    assert names(tmp_path) == ["few.jsonl"]
+    found = json.loads(tool("inspect", "few.jsonl", "--json", cwd=tmp_path).stdout)
+    assert (found["pairs"], found["eval"]) == (2, 0)
+    assert any("a split is empty" in warning for warning in found["warnings"])
+
+
+def test_too_many_bad_rows_name_one_of_them_and_the_flag(tmp_path):
+    rows = [pair(prompt=f"What is {i} + {i}?") for i in range(30)] + [pair(chosen="")] * 15
+    write_jsonl(tmp_path / "some.jsonl", rows)
+    done = python(GOLDEN / "format.py", "--data", "some.jsonl", cwd=tmp_path, code=3)
+    assert_refused(
+        done.stderr, "15 of 45 rows rejected: 15 empty_chosen, such as some.jsonl row 31", "--max-rejected 1"
+    )
+    assert names(tmp_path) == ["some.jsonl"]
+    found = json.loads(tool("inspect", "some.jsonl", "--json", cwd=tmp_path).stdout)
+    assert found["rejected"] == {"empty_chosen": 15} and any("--max-rejected" in w for w in found["warnings"])
+    python(GOLDEN / "format.py", "--data", "some.jsonl", "--max-rejected", "1", cwd=tmp_path)
+    unused = read_jsonl(tmp_path / "data" / "rejected.jsonl")
+    assert [row["row"] for row in unused] == list(range(31, 46))
+    assert {row["reason"] for row in unused} == {"empty_chosen"} and names(tmp_path) == ["data", "some.jsonl"]
+
+
+def test_a_refusal_keeps_the_data_set_of_an_earlier_run(tmp_path, pairs):
+    shutil.copytree(pairs, tmp_path / "data")
+    (tmp_path / "bad.jsonl").write_bytes(b"")
+    before = (tmp_path / "data" / "train.parquet").read_bytes()
+    python(GOLDEN / "format.py", "--data", "bad.jsonl", cwd=tmp_path, code=3)
+    assert (tmp_path / "data" / "train.parquet").read_bytes() == before and names(tmp_path) == ["bad.jsonl", "data"]
+
+
+def test_out_never_replaces_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = [pair(prompt=f"What is {i} + {i}?") for i in range(30)]
+    write_jsonl(tmp_path / "data" / "mine.jsonl", rows)
+    done = python(GOLDEN / "format.py", "--data", "data", cwd=tmp_path, code=3)
+    assert_refused(done.stderr, "data holds mine.jsonl, which would be deleted", "--out OTHER")
+    done = python(GOLDEN / "format.py", "--data", "data", "--out", "data/mine.jsonl", cwd=tmp_path, code=3)
+    assert_refused(done.stderr, "--out OTHER")
+    assert names(tmp_path) == ["data"] and read_jsonl(tmp_path / "data" / "mine.jsonl") == rows
+
+
+# ---- Models ----------------------------------------------------------------------------------------------------------
+
+
+def test_base_model_without_a_chat_template(tmp_path, base, pairs):
+    shutil.copytree(base, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template*"))
+    done = python(GOLDEN / "train.py", "--model", "base", "--data", pairs, cwd=tmp_path, code=3)
+    assert_refused(done.stderr, "base has no chat template", "--chat-template FILE")
+    assert names(tmp_path) == ["base"]
+
+
+@pytest.mark.parametrize("stage, out", [("evaluate", "eval"), ("score", "scores.jsonl")])
+def test_what_is_no_reward_model(tmp_path, base, pairs, stage, out):
+    answers = write_jsonl(tmp_path / "answers.jsonl", [{"prompt": "2 + 2?", "response": "4"}])
+    words = ["--data", pairs / "eval.parquet" if stage == "evaluate" else answers, "--out", out, "--model"]
+    done = python(GOLDEN / f"{stage}.py", *words, base, cwd=tmp_path, code=3)
+    assert_refused(done.stderr, "Qwen3ForCausalLM: it would score with a random head", "python run/train.py")
+    done = python(GOLDEN / f"{stage}.py", *words, "missing", cwd=tmp_path, code=3)
+    assert_refused(done.stderr, "no reward model at missing", "a folder written by train.py")
+    assert names(tmp_path) == ["answers.jsonl"]
+
+
+# ---- Parameters ------------------------------------------------------------------------------------------------------
+
+# stage, parameter, value, what is told: the right name, or the range
+PARAMETERS = [
+    ("train", "learning_rat", "1e-5", "learning_rate"),
+    ("format", "evalfraction", "0.2", "eval_fraction"),
+    ("score", "batch_token", "100", "batch_tokens"),
+    ("train", "learning_rate", "7", "between 1e-09 and 1"),
+    ("format", "eval_fraction", "0.0", "between 0.001 and 0.9"),
+    ("train", "max_length", "many", "valid integer"),
+    ("train", "epochs", "nan", "finite number"),
+    ("train", "method", "lara", "'lora'"),
+    ("evaluate", "dtype", "float16", "'bfloat16'"),
+]
+
+
+@pytest.mark.parametrize("stage, name, value, told", PARAMETERS)
+def test_wrong_parameters(here, refuses, stage, name, value, told):
+    text = value if value in ("7", "nan") else json.dumps(value)
+    (here / "recipe.toml").write_text(f"[{stage}]\n{name} = {text}\n")
+    for words in (["render"], ["check"], ["run"], ["render", stage, "--recipe", "recipe.toml"]):
+        assert_refused(refuses(*words)[0], name, told)
+    write_jsonl(here / "good.jsonl", [pair(prompt=f"What is {i} + {i}?") for i in range(30)])
+    words = ["init", "good.jsonl", "--model", "base", "--recipe", "new.toml", "--set", f"{stage}.{name}={value}"]
+    assert_refused(refuses(*words)[0], name, told)
+    said, _ = refuses("render", stage, flag(name), value)
+    unknown = name not in STAGES[stage].model_fields
+    assert_refused(said, *([flag(name), flag(told)] if unknown else [name, told]))
+    assert names(here) == ["good.jsonl", "recipe.toml"]
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (b"[trian]\nseed = 1", "[train]"),
+        (b"train = 3", "[train]"),
+        (b"[train\n", "recipe.toml is not valid TOML"),
+        (b"[train]\nseed = " + b"1" * 5000, "recipe.toml is not valid TOML"),
+        (b"[train]\nmodel = '\xff'", "recipe.toml is not valid TOML"),
+        (b"[format]\ndata = 'one.jsonl'", "format.data = 'one.jsonl'"),
+        (b"[format]\ndata = [1]", "format.data = 1"),
+    ],
+)
+def test_wrong_recipes(here, refuses, text, told):
+    (here / "recipe.toml").write_bytes(text)
+    assert_refused(refuses("render")[0], told)
+    assert names(here) == ["recipe.toml"]
+
+
+def test_wrong_list_in_set(here, refuses):
+    write_jsonl(here / "good.jsonl", [pair(prompt=f"What is {i} + {i}?") for i in range(30)])
+    assert_refused(refuses("init", "good.jsonl", "--model", "base", "--set", "format.ties=[a")[0], "format.ties = [a")
+    assert names(here) == ["good.jsonl"]
+
+
+# ---- Anything at all -------------------------------------------------------------------------------------------------
+
+DIALOGUE = "\n\nHuman: a\n\nAssistant: "
+HOSTILE = ["", " ", "\ud83d", f"{DIALOGUE}\ud83d", "a\x00b", "1", "tie", DIALOGUE]
+texts = st.one_of(st.text(max_size=12), st.sampled_from(HOSTILE))
+numbers = st.one_of(st.integers(), st.sampled_from([10**400, -(10**400)]), st.floats())
+junk = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=6,
+)
+roles = st.one_of(st.sampled_from(["system", "user", "assistant", "human", "gpt", "wizard"]), junk)
+messages = st.one_of(
+    st.fixed_dictionaries({"role": roles, "content": st.one_of(texts, junk)}),
+    st.fixed_dictionaries({"from": roles, "value": texts}),
+)
+GOOD = {"prompt": "p", "chosen": f"{DIALOGUE}b", "rejected": f"{DIALOGUE}c", "system": "s", "label": "1"}
+GOOD |= {"margin": 1.5, "source": "web", "nested": {"prompt": "q", "margin": 2}}
+spoiled = st.dictionaries(
+    st.sampled_from(list(GOOD)), st.one_of(texts, numbers, messages, st.lists(messages, max_size=4), junk), max_size=2
+)
+row = st.one_of(
+    spoiled.map(lambda columns: GOOD | columns),
+    st.sampled_from(list(GOOD)).map(lambda lost: {name: value for name, value in GOOD.items() if name != lost}),
+    st.dictionaries(st.sampled_from(list(GOOD)), junk),
+    junk,
+)
+NESTED = json.dumps(GOOD | {"label": "DEEP", "source": "DEEP"}).replace('"DEEP"', "[" * 900 + "]" * 900)
+DEEP = [NESTED.encode(), b"[" * 100_000]
+line = st.one_of(row.map(lambda value: json.dumps(value).encode()), st.binary(max_size=12), st.sampled_from(DEEP))
+flags = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt": st.sampled_from(["", "nested.prompt", "prompt+chosen", "a+", "."]),
+        "system": st.sampled_from(["system", "nested"]),
+        "source": st.sampled_from(["source", "label"]),
+        "margin": st.sampled_from(["margin", "nested.margin"]),
+    },
+)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "choice", "transcripts"])
+@settings(max_examples=120, deadline=None, database=None)
+@given(found=st.lists(line.filter(bytes.strip), max_size=8), values=flags)
+def test_every_row_is_a_pair_a_tie_or_rejected(kind, found, values):
+    import pyarrow
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(b"".join(content.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for content in found))
+        module = render.as_module("format", recipe.validate("format", {"data": [str(path)], "kind": kind, **values}))
+        report, unused = module.new_report(), inspect_data.Findings()
+        pairs = [found for _, found in module.read_pairs(module.parameters([]), report, unused)]
+        lost = sum(report["rejected"].values())
+        assert report["rows"] == len(pairs) + report["ties"] + lost == len(path.read_bytes().split(b"\n")) - 1
+        assert report["train"] + report["eval"] == len(pairs)
+        assert len(unused.first) == min(inspect_data.KEPT, report["ties"] + lost)
+        pyarrow.Table.from_pylist(pairs)  # whatever is called a pair can be written
+        try:
+            seen = inspect_data.inspect([str(path)], {"kind": kind, **values})
+            assert seen["rows"] == seen["pairs"] + seen["ties"] + sum(seen["rejected"].values())
+        except ToolError as error:
+            assert error.code == 3 and str(error)
