@@ -176,7 +176,7 @@ def test_groups_of_many_answers_score_as_alone(script):
         ("Bert", {}, "generic way"),
         ("Gemma2", {"head_dim": 16}, "caps its attention logits"),
         ("GptOss", {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}, "sinks"),
-        ("Lfm2", {}, "generic way"),
+        ("Lfm2", {}, "conv layers carry state"),
         (
             "Qwen3_5Text",
             {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"]},

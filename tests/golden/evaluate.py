@@ -176,10 +176,10 @@ def why_not_packable(model):
     """A reason (str) when the architecture cannot be packed, else ''."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
-        return "it does not pool and attend the generic way"
     if kinds:
         return f"{', '.join(sorted(kinds))} layers carry state from one sequence to the next"
+    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
+        return "it does not pool and attend the generic way"
     if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
         return "it attends in both directions"
     return "it caps its attention logits" if getattr(config, "attn_logit_softcapping", None) else ""

@@ -136,7 +136,8 @@ def read_rows(sources, split):
             else:
                 rows = read_file(source)
             for number, (row, problem) in enumerate(rows, 1):
-                yield str(source), number, row, problem or (None if isinstance(row, dict) else "not_an_object")
+                problem = problem or (None if isinstance(row, dict) else "not_an_object")
+                yield str(source), number, None if problem else row, problem
         except ImportError as error:
             refuse(f"{source} needs a package: {error}", "it installed", f"pip install {error.name}", 5)
         except Exception as error:  # pyarrow, zlib and the hub client share no base class

@@ -159,7 +159,8 @@ def read_rows(sources, split):
             else:
                 rows = read_file(source)
             for number, (row, problem) in enumerate(rows, 1):
-                yield str(source), number, row, problem or (None if isinstance(row, dict) else "not_an_object")
+                problem = problem or (None if isinstance(row, dict) else "not_an_object")
+                yield str(source), number, None if problem else row, problem
         except ImportError as error:
             refuse(f"{source} needs a package: {error}", "it installed", f"pip install {error.name}", 5)
         except Exception as error:  # pyarrow, zlib and the hub client share no base class
@@ -322,10 +323,10 @@ def why_not_packable(model):
     """A reason (str) when the architecture cannot be packed, else ''."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
-        return "it does not pool and attend the generic way"
     if kinds:
         return f"{', '.join(sorted(kinds))} layers carry state from one sequence to the next"
+    if not isinstance(model, GenericForSequenceClassification) or not model._supports_attention_backend:
+        return "it does not pool and attend the generic way"
     if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
         return "it attends in both directions"
     return "it caps its attention logits" if getattr(config, "attn_logit_softcapping", None) else ""
