@@ -1,4 +1,4 @@
-"""Packed, prefix-shared batches against padded ones: rewards, gradients, fallbacks, and the loss of an optimizer step."""
+"""Packed, prefix-shared batches against padded ones: rewards, gradients, fallbacks, the loss of a step."""
 
 import importlib.util
 import random

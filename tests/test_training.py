@@ -27,7 +27,7 @@ os.environ.update(ENVIRONMENT | ONE_THREAD)  # before anything here imports torc
 SCRIPTS = {"full": "train", "lora": "train_lora", "qlora": "train_qlora"}
 METHODS = list(SCRIPTS)
 CLOSE = 1e-5
-WORDS = "--batch-size 8 --micro-batch 4 --max-steps 30 --eval-steps 5 --learning-rate 1e-3".split()
+WORDS = "--batch-size 8 --batch-tokens 300 --max-steps 30 --eval-steps 5 --learning-rate 1e-3".split()
 STRIPPING = (  # deletes everything up to </think>, as the templates of DeepSeek-R1's distillations do
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
 )
@@ -313,7 +313,12 @@ def test_killed_training_ends_with_the_same_weights(method, trained):
 
 @pytest.mark.parametrize(
     "method, name",
-    [("full", "model.safetensors"), ("full", "optimizer.pt"), ("full", "complete.json"), ("lora", "trainer_state.json")],
+    [
+        ("full", "model.safetensors"),
+        ("full", "optimizer.pt"),
+        ("full", "complete.json"),
+        ("lora", "trainer_state.json"),
+    ],
 )
 def test_truncated_newest_checkpoint_is_skipped(method, name, trained, words_of, capsys):
     out = f"{method}-{name}"

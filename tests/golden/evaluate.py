@@ -23,22 +23,26 @@ from types import MethodType
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-import peft
-import torch
-import transformers
-from dotenv import find_dotenv, load_dotenv
-from huggingface_hub import snapshot_download
-from pyarrow.parquet import read_table
-from safetensors import safe_open
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-)
-from transformers.modeling_layers import GenericForSequenceClassification
-from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+try:
+    import peft
+    import torch
+    import transformers
+    from dotenv import find_dotenv, load_dotenv
+    from huggingface_hub import snapshot_download
+    from pyarrow.parquet import read_table
+    from safetensors import safe_open
+    from transformers import (
+        AttentionInterface,
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BitsAndBytesConfig,
+    )
+    from transformers.modeling_layers import GenericForSequenceClassification
+    from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+except ImportError as lacking:
+    print(f"error: {lacking}\n  expected: the packages named above\n  try: uv run {__file__}", file=sys.stderr)
+    raise SystemExit(5) from None
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -61,6 +65,13 @@ def within(kind, low, high=float("inf")):
         raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
 
     return number
+
+
+def own_folder(out, marker):
+    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    out = Path(out)
+    if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
+        refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
 
 
 def parameters(argv=None):
@@ -351,6 +362,7 @@ def read_pairs(path):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
+    own_folder(args.out, "metrics.json")
     pairs = read_pairs(args.data)
     model, tokenizer, reward = load_reward_model(args.model, args.dtype)
     max_length = args.max_length or reward.get("max_length", 2048)

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch>=2.6", "trl>=1.12", "peft>=0.17", "bitsandbytes>=0.49", "python-dotenv"]
+# dependencies = ["torch>=2.6", "trl>=1.12", "peft>=0.17", "bitsandbytes>=0.49", "matplotlib", "python-dotenv"]
 # ///
 """Train: formatted pairs in, a reward model that proves itself out.
 
@@ -27,30 +27,36 @@ from types import MethodType
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-import peft
-import torch
-import transformers
-import trl
-from datasets import Dataset
-from dotenv import find_dotenv, load_dotenv
-from huggingface_hub import snapshot_download
-from pyarrow.parquet import read_table
-from safetensors import safe_open
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerState,
-    set_seed,
-)
-from transformers.modeling_layers import GenericForSequenceClassification
-from transformers.modeling_outputs import SequenceClassifierOutputWithPast
-from transformers.trainer_utils import EvalLoopOutput
-from trl import RewardConfig, RewardTrainer
+try:
+    import peft
+    import torch
+    import transformers
+    import trl
+    from datasets import Dataset
+    from dotenv import find_dotenv, load_dotenv
+    from huggingface_hub import snapshot_download
+    from matplotlib.figure import Figure
+    from pyarrow.parquet import read_table
+    from safetensors import safe_open
+    from transformers import (
+        AttentionInterface,
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BitsAndBytesConfig,
+        EarlyStoppingCallback,
+        PrinterCallback,
+        TrainerCallback,
+        TrainerState,
+        set_seed,
+    )
+    from transformers.modeling_layers import GenericForSequenceClassification
+    from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+    from transformers.trainer_utils import EvalLoopOutput
+    from trl import RewardConfig, RewardTrainer
+except ImportError as lacking:
+    print(f"error: {lacking}\n  expected: the packages named above\n  try: uv run {__file__}", file=sys.stderr)
+    raise SystemExit(5) from None
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.set_verbosity_error()
@@ -88,6 +94,13 @@ def within(kind, low, high=float("inf")):
         raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
 
     return number
+
+
+def own_folder(out, marker):
+    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    out = Path(out)
+    if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
+        refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
 
 
 def parameters(argv=None):
@@ -152,6 +165,18 @@ def parameters(argv=None):
     )
     add("--optimizer", default="auto", help="A transformers optim name, or auto.")
     add("--eval-steps", type=within(int, 1), default=100, help="Optimizer steps between evaluations and checkpoints.")
+    add(
+        "--keep-best",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Keep the checkpoint with the best held-out accuracy, not the last.",
+    )
+    add(
+        "--patience",
+        type=within(int, 0),
+        default=0,
+        help="Stop after so many evaluations without a better one; 0: never.",
+    )
     add("--seed", type=within(int, 0, 4294967295), default=42, help="Seeds the reward head and the order of the data.")
     add("--report-to", default="none", help="none, trackio, tensorboard or wandb.")
     add(
@@ -210,9 +235,14 @@ def thinking_erased(messages, tokenizer):
 
 def encode_pairs(split, tokenizer, args):
     """One split -> (Dataset of chosen_ids, rejected_ids, margin; counts). Only training drops pairs."""
-    path, rows, counts, pad = Path(args.data) / f"{split}.parquet", [], collections.Counter(), tokenizer.pad_token_id
-    if not path.is_file():
-        refuse(f"no {path}", "a folder written by format.py", "python run/format.py")
+    path, rows, counts, padding = (
+        Path(args.data) / f"{split}.parquet",
+        [],
+        collections.Counter(),
+        tokenizer.pad_token_id,
+    )
+    if not path.is_file() or not path.with_name("report.json").is_file():
+        refuse(f"no {path} with report.json", "a folder written by format.py", "python run/format.py")
     pairs = read_table(path).to_pylist()
     for pair in pairs:
         said = [pair["prompt"] + pair[side] for side in ("chosen", "rejected")]
@@ -224,7 +254,7 @@ def encode_pairs(split, tokenizer, args):
             print(f"the chat template refuses a pair: {str(error)[:200]}", file=sys.stderr)
             continue
         reasons = {
-            "ends_in_padding": pad in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
+            "ends_in_padding": padding in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
             "identical_after_template": split == "train" and chosen == rejected,
             "overlong": split == "train" and args.overlong == "drop" and cut + cut_too > 0,
         }
@@ -531,19 +561,49 @@ class ExactTrainer(RewardTrainer):
         mine = dataloader.dataset.select(range(rank, len(dataloader.dataset), world))
         with self.accelerator.autocast():
             scores = score_ids(self.model, pairs_of(mine), self.data_collator.batch_tokens).view(-1, 2)
-        parts = [None] * world
+        parts, both = [scores] * world, torch.zeros(len(dataloader.dataset), 2)
         if world > 1:
             torch.distributed.all_gather_object(parts, scores)
-        chosen, rejected = torch.cat(parts if world > 1 else [scores]).unbind(1)
+        for part, scored in enumerate(parts):
+            both[part::world] = scored
+        chosen, rejected = both.unbind(1)
         metrics = accuracy(chosen.tolist(), rejected.tolist())
         metrics["loss"] = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
         metrics["margin"] = (chosen - rejected).mean().item()
+        rewards = torch.cat([chosen, rejected])
+        metrics["reward_mean"], metrics["reward_std"] = rewards.mean().item(), rewards.std().item()
+        lengths = torch.tensor(
+            [len(ids) for side in ("chosen_ids", "rejected_ids") for ids in dataloader.dataset[side]]
+        )
+        metrics["length_correlation"] = (
+            torch.corrcoef(torch.stack([rewards, lengths.float()]))[0, 1].nan_to_num().item()
+        )
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(dataloader.dataset))
 
 
+def draw_curves(history, path):
+    """Loss, accuracy, margin, rewards and length correlation over the steps, as a PNG."""
+    panels = {
+        "loss": ["loss", "eval_loss"],
+        "accuracy": ["accuracy", "eval_accuracy"],
+        "margin": ["margin", "eval_margin"],
+        "reward": ["eval_reward_mean", "eval_reward_std"],
+        "correlation with length": ["eval_length_correlation"],
+    }
+    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items()):
+        for name in names:
+            points = [(log["step"], log[name]) for log in history if name in log]
+            axes.plot(*zip(*points) if points else ([], []), marker="o" if name.startswith("eval") else "", label=name)
+        axes.set(title=title, xlabel="step")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
 class Lines(TrainerCallback):
-    """Plain progress lines where there is no terminal, and a list of file sizes that marks a checkpoint as complete."""
+    """Plain progress lines where there is no terminal, curves as it goes, and a list of file sizes in each checkpoint
+    that marks it as complete."""
 
     SHOWN = ("loss", "accuracy", "margin", "mean_reward", "learning_rate", "eval_accuracy", "eval_loss", "eval_margin")
 
@@ -551,6 +611,10 @@ class Lines(TrainerCallback):
         if args.disable_tqdm and state.is_world_process_zero and "train_loss" not in logs:
             shown = [f"{k} {logs[k]:.4g}" for k in self.SHOWN if k in logs]
             print(f"step {state.global_step}/{state.max_steps}", *shown, sep="  ", flush=True)
+
+    def on_evaluate(self, args, state, control, **_):
+        if state.is_world_process_zero:
+            draw_curves(state.log_history, Path(args.output_dir) / "curves.png")
 
     def on_save(self, args, state, control, **_):
         if state.is_world_process_zero:
@@ -611,6 +675,8 @@ def training_arguments(args, checkpoints, pairs):
         eval_steps=args.eval_steps,
         save_steps=args.eval_steps,
         save_total_limit=2,
+        load_best_model_at_end=args.keep_best or args.patience > 0,
+        metric_for_best_model="eval_accuracy",
         logging_steps=10,
         logging_nan_inf_filter=False,
         seed=args.seed,
@@ -633,6 +699,7 @@ def load_base(args, config):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
+    own_folder(args.out, "reward.json")
     tokenizer = load_tokenizer(args)
     train, train_counts = encode_pairs("train", tokenizer, args)
     held_out, eval_counts = encode_pairs("eval", tokenizer, args)
@@ -648,7 +715,7 @@ def main(args):
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[Lines()],
+        callbacks=[Lines(), *[EarlyStoppingCallback(args.patience)] * (args.patience > 0)],
     )
     trainer.remove_callback(PrinterCallback)
     for parameter in trainer.model.parameters():  # TRL rounds QLoRA's trained weights, head included, to bfloat16
@@ -668,7 +735,7 @@ def main(args):
     else:
         trainer.train(resume_from_checkpoint=resume_from)
     metrics = next((log for log in reversed(trainer.state.log_history) if "eval_accuracy" in log), {})
-    if metrics.get("step") != trainer.state.global_step:
+    if metrics.get("step") != trainer.state.global_step or config.load_best_model_at_end:
         metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         data = {"sha256": data_sha256, "train": train_counts, "eval": eval_counts}
@@ -689,6 +756,7 @@ def save(args, trainer, tokenizer, facts):
         scores = score_ids(trainer.model.eval(), [[i] for i in ids], args.batch_tokens).tolist()
     trainer.model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
+    draw_curves(trainer.state.log_history, beside / "curves.png")
     (beside / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     reward = {
         "rendered_by": RENDERED_BY,

@@ -116,6 +116,10 @@ class Train(Stage):
     """A transformers optim name, or auto."""
     eval_steps: int = Field(100, ge=1)
     """Optimizer steps between evaluations and checkpoints."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best held-out accuracy, not the last."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many evaluations without a better one; 0: never."""
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seeds the reward head and the order of the data."""
     report_to: str = "none"
@@ -175,7 +179,7 @@ class Score(Stage):
 SCORING = ["torch>=2.6", "transformers>=4.57", "peft>=0.17", "bitsandbytes>=0.49", "pyarrow", "python-dotenv"]
 REQUIRES = {
     "format": ["pyarrow", "datasets"],
-    "train": ["torch>=2.6", "trl>=1.12", "peft>=0.17", "bitsandbytes>=0.49", "python-dotenv"],
+    "train": ["torch>=2.6", "trl>=1.12", "peft>=0.17", "bitsandbytes>=0.49", "matplotlib", "python-dotenv"],
     "evaluate": SCORING,
     "score": SCORING,
 }

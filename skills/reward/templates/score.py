@@ -25,26 +25,32 @@ from types import MethodType
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-import peft
-import torch
-import transformers
-from dotenv import find_dotenv, load_dotenv
-from huggingface_hub import snapshot_download
-from safetensors import safe_open
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-)
-from transformers.modeling_layers import GenericForSequenceClassification
-from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+try:
+    import peft
+    import torch
+    import transformers
+    from dotenv import find_dotenv, load_dotenv
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+    from transformers import (
+        AttentionInterface,
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BitsAndBytesConfig,
+    )
+    from transformers.modeling_layers import GenericForSequenceClassification
+    from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+except ImportError as lacking:
+    print(f"error: {lacking}\n  expected: the packages named above\n  try: uv run {__file__}", file=sys.stderr)
+    raise SystemExit(5) from None
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENDERED_BY = {{rendered_by}}
 ROWS_AT_ONCE = 2048
+INPUT = ("prompt", "response", "responses", "messages")
+OUTPUT = ("file", "row", "score", "tokens", "truncated", "error")
 
 
 # %% Parameters
@@ -76,6 +82,8 @@ def conversations(row):
     elif "prompt" in row and ("response" in row or "responses" in row):
         prompt = as_messages(row["prompt"], "user")
         answers = row["responses"] if "responses" in row else [row["response"]]
+        if not isinstance(answers, list) or not answers:
+            raise Reject("wrong_type", "responses must be a list of at least one answer")
         found = [prompt + as_messages(answer, "assistant") for answer in answers]
     else:
         raise Reject(
@@ -105,13 +113,15 @@ def score_rows(rows, model, tokenizer, max_length, args):
     """Input rows -> output rows, one for one. The answers of one row share the computation of its prompt."""
     results, groups = [], []
     for file, number, row, problem in rows:
-        carried = {k: v for k, v in (row or {}).items() if k not in ("prompt", "response", "responses", "messages")}
+        carried = {f"input_{k}" if k in OUTPUT else k: v for k, v in (row or {}).items() if k not in INPUT}
         result = {"file": file, "row": number, **carried}
         try:
             if problem:
                 raise Reject(problem, "the row could not be read")
             encoded = [encode(messages, tokenizer, max_length) for messages in conversations(row)]
-            groups.append([ids for ids, _ in encoded])
+            sequences = [ids for ids, _ in encoded]
+            most = max(1, args.batch_tokens // max(map(len, sequences)))  # answers that surely fit one pass
+            groups += [sequences[i : i + most] for i in range(0, len(sequences), most)]
             result |= {
                 "score": [],
                 "tokens": [len(ids) for ids, _ in encoded],
@@ -140,18 +150,24 @@ def main(args):
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(out.name + ".partial")  # written beside, then renamed: never half a file
     count = failed = truncated = 0
-    with open(beside, "w") as file:
-        while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
-            for result in score_rows(some, model, tokenizer, max_length, args):
-                file.write(json.dumps(result, default=str) + "\n")
-                failed += "error" in result
-                truncated += "error" not in result and "true" in json.dumps(result["truncated"])
-            count += len(some)
-            print(f"{count} rows", file=sys.stderr)
-    if count == failed:
-        beside.unlink()
-        refuse(f"none of {count} rows can be scored", "prompt + response(s), or messages, in each row", "head FILE")
-    os.replace(beside, out)
+    try:
+        with open(beside, "w") as file:
+            while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+                for result in score_rows(some, model, tokenizer, max_length, args):
+                    file.write(json.dumps(result, default=str) + "\n")
+                    failed += "error" in result
+                    truncated += "true" in json.dumps(result.get("truncated"))
+                count += len(some)
+                print(f"{count} rows", file=sys.stderr)
+        if count == failed:
+            refuse(
+                f"none of {count} rows can be scored",
+                "prompt + response(s), or messages, a row",
+                f"head {args.data[0]}",
+            )
+        os.replace(beside, out)
+    finally:
+        beside.unlink(missing_ok=True)
     print(f"{count} rows scored into {out}: {failed} with an error, {truncated} cut to {max_length} tokens")
 
 
