@@ -1,7 +1,7 @@
 """Pairs per second of the rendered train script against TRL's default, on the same pairs at the same loss.
 
     python benchmarks/train_speed.py                 # on two CPU cores, float32
-    python benchmarks/train_speed.py --size 0.6b     # on a GPU: bfloat16, tokens/s, model FLOPs utilisation, peak memory
+    python benchmarks/train_speed.py --size 0.6b     # on a GPU: bfloat16, FLOPs utilisation, peak memory
 
 Variants run in alternation within one process, from the same weights, through `trainer.train()`; a figure is the median
 over rounds of the time of a whole optimizer step. Lengths are drawn to the shape of UltraFeedback (`ultrafeedback`) and
@@ -121,7 +121,7 @@ def run(variant, shape_rows, args, libraries, script, base):
         config = trl.RewardConfig(
             output_dir=folder,
             max_length=None,
-            max_steps=args.steps,
+            max_steps=len(shape_rows) // args.pairs,
             per_device_train_batch_size=args.pairs,
             gradient_checkpointing=variant.startswith("trl"),
             bf16=gpu,
@@ -167,7 +167,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--sets", nargs="*", default=["ultrafeedback", "long"])
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps per run; the first is not timed")
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps per run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=8, help="pairs per optimizer step")
     parser.add_argument("--batch-tokens", type=int, default=16384)
@@ -197,11 +197,12 @@ def main():
         rows = make_pairs(name, args.steps * args.pairs, SIZES[args.size][-1])
         groups = [[row["chosen_ids"], row["rejected_ids"]] for row in rows]
         seconds, losses, peaks = {v: [] for v in VARIANTS}, {}, {}
-        for _ in range(args.rounds):
+        for number in range(args.rounds + 1):
             for variant in VARIANTS:
                 script.shared_prefix = prefix_of if variant == "packed and shared" else lambda group: 0
-                times, losses[variant], peaks[variant] = run(variant, rows, args, libraries, script, base)
-                seconds[variant].append(sum(times[1:]) / (len(times) - 1))
+                few = rows if number else rows[: args.pairs]  # round 0 is one step to warm up, and is not counted
+                times, losses[variant], peaks[variant] = run(variant, few, args, libraries, script, base)
+                seconds[variant] += [sum(times) / len(times)] * bool(number)
         script.shared_prefix = prefix_of
         distinct = sum(sum(map(len, g)) - prefix_of(g) for g in groups)
         whole = sum(sum(map(len, g)) for g in groups)

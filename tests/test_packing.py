@@ -72,7 +72,7 @@ def adapted(model, method):
 
 
 def make_rows(count, margin=False, seed=0):
-    """Pairs of token ids with shared prompts; two of them differ in the last token alone, one answer begins the other."""
+    """Pairs with shared prompts; some differ in the last token alone, in some one answer begins the other."""
     rng = random.Random(seed)
 
     def tokens(n):

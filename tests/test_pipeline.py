@@ -106,7 +106,7 @@ ROWS = [  # a row, and what its output must hold
     ([1, 2], {"error": "not_an_object"}),
     (b'{"id": "\xff"}', {"error": "not_utf8"}),
     ({"id": "i", "prompt": [*TURNS, TURNS[0]], "response": TURNS[1:]}, {"id": "i", "truncated": False}),
-    ({"id": "j", **ASK, "responses": []}, {"id": "j", "score": []}),
+    ({"id": "j", **ASK, "responses": []}, {"id": "j", "error": "one answer"}),
     (
         {"id": "k", **ASK, "response": "Slowly.", "score": 7, "error": "of another tool"},
         {"id": "k", "truncated": False},
@@ -143,7 +143,7 @@ def test_score_of_each_row(number, scored):
         assert expected.items() <= result.items()
         values = result["score"] if "responses" in row else [result["score"]]
         assert all(isinstance(value, float) for value in values)
-        assert len(values) == len(row.get("responses", "1"))
+        assert len(values) == len(row.get("responses", [row]))
 
 
 def test_score_is_the_same_wherever_the_text_stands(scored):

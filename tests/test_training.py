@@ -343,6 +343,21 @@ def test_killed_after_the_last_checkpoint(method, trained, words_of, capsys):
     assert results[0]["metrics"] == results[1]["metrics"]
 
 
+@pytest.mark.parametrize("option", [["--keep-best"], ["--patience", "1"]], ids=" ".join)
+def test_best_model_comes_out_again(option, trained, words_of, capsys):
+    """Killed after the last checkpoint, a run that keeps its best model still writes that one, not the last."""
+    words = [*option, "--learning-rate", "3e-2"]
+    call("train", *words_of(f"best{option[0]}", *words))
+    history = read_json(trained / f"best{option[0]}" / "history.json")
+    accuracies = [log["eval_accuracy"] for log in history if "eval_accuracy" in log]
+    assert accuracies[-1] == max(accuracies) > accuracies[-2], "the last figure is that of the best model, loaded again"
+    again = f"best{option[0]}-again"
+    copied(trained / f"best{option[0]}-checkpoints", trained / f"{again}-checkpoints")
+    call("train", *words_of(again, *words))
+    assert_same_weights(trained / f"best{option[0]}", trained / again)
+    assert read_json(trained / again / "history.json")[-1]["step"] == history[-1]["step"], "it trained on"
+
+
 def test_checkpoints_of_another_run_are_refused(trained, words_of, pairs, tmp_path, capsys):
     copied(trained / "full-as-killed", trained / "other-checkpoints")
     told = refused(capsys, "train", *words_of("other", "--learning-rate", "2e-3", "--seed", "7"))
@@ -511,16 +526,20 @@ def test_template_that_keeps_the_thinking_trains(thoughts, words_of, home):
 # ---- Template and tokens ---------------------------------------------------------------------------------------------
 
 
-def base_with(base, folder, template=None, **tokens):
-    """A copy of the base model with other special tokens and another template. <|spare_pad|> is added when named."""
-    from transformers import AutoTokenizer
+def base_with(base, folder, template=None, spare=(), embedded=True, **tokens):
+    """A copy of the base model with other special tokens, more of them, and another template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(copied(base, folder))
     tokenizer.chat_template = template or tokenizer.chat_template
-    tokenizer.add_special_tokens({"additional_special_tokens": tokens.pop("spare", [])})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(spare)})
     for name, token in tokens.items():
         setattr(tokenizer, name, token)
     tokenizer.save_pretrained(folder)
+    if spare and embedded:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(len(tokenizer))
+        model.save_pretrained(folder)
     return folder
 
 
@@ -553,7 +572,7 @@ def test_no_token_to_pad_with_is_refused(base, tmp_path, words_of, capsys):
 
 def test_padding_without_an_embedding_is_refused(base, tmp_path, words_of, capsys):
     """A token added to the tokenizer alone: its id lies beyond the model's embeddings."""
-    model = base_with(base, tmp_path / "base", pad_token=None, spare=["<|spare_pad|>"])
+    model = base_with(base, tmp_path / "base", pad_token=None, spare=["<|spare_pad|>"], embedded=False)
     assert "pad" in refused(capsys, "train", *words_of(tmp_path / "model", *FEW, "--model", model))
 
 
@@ -591,7 +610,7 @@ def test_two_processes_train_the_same_model(trained, words_of):
     environment = {**ENVIRONMENT, **ONE_THREAD}
     done = subprocess.run(map(str, command), capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "CPU x 2" in done.stdout
+    assert " x 2, float32" in done.stdout
     one, two = (read_json(trained / name / "reward.json")["metrics"] for name in ("full", "two"))
     assert one["eval_pairs"] == two["eval_pairs"]
     assert one["eval_accuracy"] == two["eval_accuracy"]

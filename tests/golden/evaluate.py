@@ -306,16 +306,17 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(f"no reward model at {path}: {str(error)[:200]}", expected, "python run/train.py")
     if not adapter and not kind.endswith("ForSequenceClassification"):
         refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
+    if adapter:  # before PEFT, which fails on it with a KeyError
+        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+            if not any("score" in name for name in saved.keys()):
+                refuse(f"{path} holds no score.weight: its scores would be random", expected, "train again")
     options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if quantized := reward.get("quantization"):
         options["quantization_config"] = BitsAndBytesConfig(**quantized)
     model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
-    lost = info["missing_keys"]
     if adapter:
         model = peft.PeftModel.from_pretrained(model.dequantize() if quantized and dequantize else model, folder)
-        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
-            lost = [] if any("score" in name for name in saved.keys()) else ["score.weight"]
-    if lost:
+    if lost := info["missing_keys"] - ({"score.weight"} if adapter else set()):
         refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
@@ -343,7 +344,7 @@ def accuracy(chosen, rejected):
     """Exact share of pairs in the right order, a tie counting half, with Wilson's 95 % interval (JASA 22, 1927)."""
     n, ties = len(chosen), sum(c == r for c, r in zip(chosen, rejected))
     share = (sum(c > r for c, r in zip(chosen, rejected)) + ties / 2) / n
-    centre, spread = share + 1.92 / n, 1.96 * math.sqrt(share * (1 - share) / n + 0.9604 / n**2)
+    centre, spread = share + 1.9208 / n, 1.96 * math.sqrt(share * (1 - share) / n + 0.9604 / n**2)
     low, high = ((centre + sign * spread) / (1 + 3.8416 / n) for sign in (-1, 1))
     return {"accuracy": share, "low": low, "high": high, "pairs": n, "ties": ties}
 

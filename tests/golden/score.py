@@ -450,16 +450,17 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(f"no reward model at {path}: {str(error)[:200]}", expected, "python run/train.py")
     if not adapter and not kind.endswith("ForSequenceClassification"):
         refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
+    if adapter:  # before PEFT, which fails on it with a KeyError
+        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+            if not any("score" in name for name in saved.keys()):
+                refuse(f"{path} holds no score.weight: its scores would be random", expected, "train again")
     options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if quantized := reward.get("quantization"):
         options["quantization_config"] = BitsAndBytesConfig(**quantized)
     model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
-    lost = info["missing_keys"]
     if adapter:
         model = peft.PeftModel.from_pretrained(model.dequantize() if quantized and dequantize else model, folder)
-        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
-            lost = [] if any("score" in name for name in saved.keys()) else ["score.weight"]
-    if lost:
+    if lost := info["missing_keys"] - ({"score.weight"} if adapter else set()):
         refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
@@ -495,7 +496,7 @@ def score_rows(rows, model, tokenizer, max_length, args):
                 raise Reject(problem, "the row could not be read")
             encoded = [encode(messages, tokenizer, max_length) for messages in conversations(row)]
             sequences = [ids for ids, _ in encoded]
-            most = max(1, args.batch_tokens // max(map(len, sequences)))  # answers that surely fit one pass
+            most = max(1, args.batch_tokens // max(map(len, sequences), default=1))  # answers that surely fit one pass
             groups += [sequences[i : i + most] for i in range(0, len(sequences), most)]
             result |= {
                 "score": [],

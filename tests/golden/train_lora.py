@@ -138,6 +138,13 @@ def parameters(argv=None):
     )
     add("--warmup", type=within(float, 0, 1), default=0.05, help="Share of the steps in which the rate rises.")
     add(
+        "--loss",
+        choices=["margin", "scaled"],
+        default="margin",
+        help="Bradley-Terry; margins, where there are any, are subtracted or scale it.",
+    )
+    add("--label-smoothing", type=within(float, 0, 0.5), default=0.0, help="Share of the labels to take for wrong.")
+    add(
         "--center-rewards",
         type=within(float, 0, 10),
         default=0.0,
@@ -210,6 +217,7 @@ def load_tokenizer(args):
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         template = Path(args.chat_template).read_text() if args.chat_template else tokenizer.chat_template
+        embedded = AutoConfig.from_pretrained(args.model).get_text_config().vocab_size
     except (OSError, ValueError) as error:
         refuse(f"{args.model}: {str(error)[:200]}", "a model folder or hub id, and a template file", "ls; --model")
     if not template:
@@ -220,17 +228,19 @@ def load_tokenizer(args):
     last = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer, 10**6)[0][-1]
     spare = [i for token, i in tokenizer.get_added_vocab().items() if re.search("pad|reserved|unused", token)]
     usable = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(spare), tokenizer.bos_token_id]
-    usable = [i for i in usable if i is not None and i not in (tokenizer.eos_token_id, last)]
+    usable = [i for i in usable if i is not None and i < embedded and i not in (tokenizer.eos_token_id, last)]
     if not usable:
-        refuse(f"{args.model} has no token to pad with but the end token", "a spare one", "add a <pad> token to it")
+        received = f"{args.model} has no token to pad with but the end token (embeddings: {embedded})"
+        refuse(received, "a spare one", "add a <pad> token and model.resize_token_embeddings(len(tokenizer))")
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
     return tokenizer
 
 
 def thinking_erased(messages, tokenizer):
     """Whether the template deletes the <think> block of the answer: a pair that differs there would teach nothing."""
-    thought = re.search(r"<think>\s*(\S.*?)\s*</think>", messages[-1]["content"], re.DOTALL)
-    return bool(thought) and thought[1] not in tokenizer.apply_chat_template(messages, tokenize=False)
+    thought, closed, _ = messages[-1]["content"].partition("</think>")  # some prompts end with the opening tag
+    thought = thought.rpartition("<think>")[2].strip()
+    return bool(closed and thought) and thought not in tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 def encode_pairs(split, tokenizer, args):
@@ -270,6 +280,8 @@ def encode_pairs(split, tokenizer, args):
         refuse(lost, "a template that keeps it", "--chat-template FILE, or --thinking erase")
     if not rows or dropped > args.max_dropped * len(pairs):
         mend = f"--max-length {2 * args.max_length}, --overlong truncate or --max-dropped 1"
+        if counts.get("overlong", 0) < dropped / 2:
+            mend = "--chat-template FILE, one that keeps what tells the answers apart, or --max-dropped 1"
         refuse(f"{dropped} of {len(pairs)} {split} pairs dropped: {counts}", f"at most {args.max_dropped:.0%}", mend)
     return Dataset.from_list(rows), counts
 
@@ -466,16 +478,17 @@ def load_reward_model(path, dtype="auto", dequantize=False):
         refuse(f"no reward model at {path}: {str(error)[:200]}", expected, "python run/train.py")
     if not adapter and not kind.endswith("ForSequenceClassification"):
         refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
+    if adapter:  # before PEFT, which fails on it with a KeyError
+        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+            if not any("score" in name for name in saved.keys()):
+                refuse(f"{path} holds no score.weight: its scores would be random", expected, "train again")
     options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if quantized := reward.get("quantization"):
         options["quantization_config"] = BitsAndBytesConfig(**quantized)
     model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
-    lost = info["missing_keys"]
     if adapter:
         model = peft.PeftModel.from_pretrained(model.dequantize() if quantized and dequantize else model, folder)
-        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
-            lost = [] if any("score" in name for name in saved.keys()) else ["score.weight"]
-    if lost:
+    if lost := info["missing_keys"] - ({"score.weight"} if adapter else set()):
         refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
@@ -503,9 +516,23 @@ def accuracy(chosen, rejected):
     """Exact share of pairs in the right order, a tie counting half, with Wilson's 95 % interval (JASA 22, 1927)."""
     n, ties = len(chosen), sum(c == r for c, r in zip(chosen, rejected))
     share = (sum(c > r for c, r in zip(chosen, rejected)) + ties / 2) / n
-    centre, spread = share + 1.92 / n, 1.96 * math.sqrt(share * (1 - share) / n + 0.9604 / n**2)
+    centre, spread = share + 1.9208 / n, 1.96 * math.sqrt(share * (1 - share) / n + 0.9604 / n**2)
     low, high = ((centre + sign * spread) / (1 + 3.8416 / n) for sign in (-1, 1))
     return {"accuracy": share, "low": low, "high": high, "pairs": n, "ties": ties}
+
+
+def pair_loss(chosen, rejected, margin=None, kind="margin", smoothing=0.0, center=0.0):
+    """Mean loss over pairs of rewards (float32 tensors of one length), from Δ = chosen − rejected:
+
+    margin  −log σ(Δ − m): Bradley–Terry, with the margin of Llama 2 where pairs have one (arXiv 2307.09288)
+    scaled  −m · log σ(Δ): HelpSteer2-Preference (arXiv 2410.01257)
+
+    `smoothing` ε mixes in the loss of the swapped pair; `center` adds λ · (chosen + rejected)² (arXiv 2312.09244)."""
+    log_sigmoid, margin = torch.nn.functional.logsigmoid, torch.zeros_like(chosen) if margin is None else margin
+    shifted = chosen - rejected - (margin if kind == "margin" else 0.0)
+    loss = -(1 - smoothing) * log_sigmoid(shifted) - (smoothing * log_sigmoid(-shifted) if smoothing else 0.0)
+    loss = loss * margin if kind == "scaled" else loss
+    return (loss + center * (chosen + rejected) ** 2).mean()
 
 
 # %% Training
@@ -544,14 +571,35 @@ class ExactTrainer(RewardTrainer):
         if self.args.world_size > 1:  # every process must take part in as many rounds as the busiest
             torch.distributed.all_reduce(rounds, torch.distributed.ReduceOp.MAX)
         for i in range(rounds.item()):
-            batch = dict(micro[min(i, len(micro) - 1)])
-            share = batch.pop("share") if i < len(micro) else 0.0
+            batch, spare = dict(micro[min(i, len(micro) - 1)]), i >= len(micro)
+            share = batch.pop("share") * (not spare)
             last_round = i == rounds.item() - 1 or not hasattr(model, "no_sync")
             with contextlib.nullcontext() if last_round else model.no_sync(), self.compute_loss_context_manager():
                 loss = self.compute_loss(model, batch) * share
                 self.accelerator.backward(loss)
             total += loss.detach()
+            if spare:
+                self.seen.pop()
         return total
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """TRL's own gathers the rewards of every process, which must then hold as many pairs in each round."""
+        margin = inputs.pop("margin", None)
+        outputs = model(**inputs, use_cache=False)
+        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+        loss = pair_loss(chosen, rejected, margin, **self.loss_options)
+        self.seen.append(torch.stack([chosen, rejected]).detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        """Adds what the training steps since the last log saw, each pair once, over all processes."""
+        if self.seen and "loss" in logs:
+            chosen, rejected = torch.cat(self.seen, 1).float()
+            parts = [(chosen > rejected).float(), chosen - rejected, (chosen + rejected) / 2, torch.ones_like(chosen)]
+            sums = self.accelerator.reduce(torch.stack([part.sum() for part in parts]), "sum").tolist()
+            logs |= {name: value / sums[-1] for name, value in zip(("accuracy", "margin", "mean_reward"), sums)}
+            self.seen.clear()
+        super().log(logs, start_time)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -666,7 +714,6 @@ def training_arguments(args, checkpoints, pairs):
         max_steps=args.max_steps,
         per_device_train_batch_size=max(1, args.batch_size // world),  # StepCollator splits it by tokens
         warmup_steps=math.ceil(args.warmup * steps),
-        center_rewards_coefficient=args.center_rewards or None,
         gradient_checkpointing=args.gradient_checkpointing,
         bf16=bf16,
         use_cpu=not gpu,
@@ -679,6 +726,7 @@ def training_arguments(args, checkpoints, pairs):
         metric_for_best_model="eval_accuracy",
         logging_steps=10,
         logging_nan_inf_filter=False,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         seed=args.seed,
         report_to=args.report_to,
         disable_tqdm=not sys.stderr.isatty(),
@@ -705,6 +753,8 @@ def main(args):
     tokenizer = load_tokenizer(args)
     train, train_counts = encode_pairs("train", tokenizer, args)
     held_out, eval_counts = encode_pairs("eval", tokenizer, args)
+    if args.loss == "scaled" and "margin" not in train.column_names:
+        refuse("--loss scaled, and the pairs have no margin", "a margin column", "format.py --margin PATH")
     data_sha256 = json.loads((Path(args.data) / "report.json").read_text())["data_sha256"]
     checkpoints, resume_from = prepare_checkpoints(args, data_sha256)
     config = training_arguments(args, checkpoints, len(train))
@@ -719,6 +769,8 @@ def main(args):
         peft_config=adapter,
         callbacks=[Lines(), *[EarlyStoppingCallback(args.patience)] * (args.patience > 0)],
     )
+    trainer.seen = []
+    trainer.loss_options = {"kind": args.loss, "smoothing": args.label_smoothing, "center": args.center_rewards}
     trainer.remove_callback(PrinterCallback)
     for parameter in trainer.model.parameters():  # TRL rounds QLoRA's trained weights, head included, to bfloat16
         if parameter.requires_grad:
@@ -731,8 +783,9 @@ def main(args):
     print(f"{config.device} x {config.world_size}, {dtype}, {config.optim}; {packing}")
 
     state = TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
-    if state and state.global_step >= state.max_steps:  # train() would take one step more
-        trainer._load_from_checkpoint(resume_from)
+    control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}) if state else {}
+    if control.get("should_training_stop"):  # after the last step or an early stop, train() would take one step more
+        trainer._load_from_checkpoint(state.best_model_checkpoint if config.load_best_model_at_end else resume_from)
         trainer.state = state
     else:
         trainer.train(resume_from_checkpoint=resume_from)
@@ -758,16 +811,18 @@ def save(args, trainer, tokenizer, facts):
         scores = score_ids(trainer.model.eval(), [[i] for i in ids], args.batch_tokens).tolist()
     trainer.model.save_pretrained(beside, save_embedding_layers=False)
     tokenizer.save_pretrained(beside)
+    vocabulary = tokenizer.get_vocab()
     draw_curves(trainer.state.log_history, beside / "curves.png")
     (beside / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     reward = {
         "rendered_by": RENDERED_BY,
         "base_model": args.model,
         "max_length": args.max_length,
+        "overlong": f"{args.overlong} in training; cut from the left, and marked, when scoring",
         "chat_template": fingerprint(tokenizer.chat_template),
         "pad_token": tokenizer.pad_token,
         "pooled_token": tokenizer.convert_ids_to_tokens(ids[0][-1]),
-        "thinking": args.thinking,
+        "thinking": {"policy": args.thinking, "tags": {t: vocabulary.get(t) for t in ("<think>", "</think>")}},
         "scaling": None,
         **facts,
         "parameters": vars(args),

@@ -100,6 +100,10 @@ class Train(Stage):
     """Compute shared prompts once, pad nothing, where the model allows."""
     warmup: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the rate rises."""
+    loss: Literal["margin", "scaled"] = "margin"
+    """Bradley-Terry; margins, where there are any, are subtracted or scale it."""
+    label_smoothing: float = Field(0.0, ge=0, le=0.5)
+    """Share of the labels to take for wrong."""
     center_rewards: float = Field(0.0, ge=0, le=10)
     """Pull to mean 0 (arXiv 2312.09244 eq. 2); 0.01 is usual."""
     lora_r: int = Field(16, ge=1, le=1024)

@@ -120,7 +120,7 @@ def score_rows(rows, model, tokenizer, max_length, args):
                 raise Reject(problem, "the row could not be read")
             encoded = [encode(messages, tokenizer, max_length) for messages in conversations(row)]
             sequences = [ids for ids, _ in encoded]
-            most = max(1, args.batch_tokens // max(map(len, sequences)))  # answers that surely fit one pass
+            most = max(1, args.batch_tokens // max(map(len, sequences), default=1))  # answers that surely fit one pass
             groups += [sequences[i : i + most] for i in range(0, len(sequences), most)]
             result |= {
                 "score": [],
