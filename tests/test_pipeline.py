@@ -193,8 +193,8 @@ def test_real_sets_end_to_end(base, tmp_path):
         (tmp_path / name).mkdir()
         return chain(tmp_path / name, [conftest.SHARED / name / REAL[name]], base, limit=60)
 
-    with ThreadPoolExecutor(2) as two:
-        results = dict(zip(REAL, two.map(one, REAL)))
+    with ThreadPoolExecutor(len(REAL)) as all_at_once:
+        results = dict(zip(REAL, all_at_once.map(one, REAL)))
     for name, (found, ran) in results.items():
         expected = strict(sets, named.get(name, [name]))
         assert found["pairs"] == expected, name

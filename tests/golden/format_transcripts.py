@@ -58,7 +58,7 @@ def parameters(argv=None):
     add("--winner", default="label", help="Path of the label (kind choice).")
     add("--a-wins", default="1", help="Label that prefers answer A (kind choice).")
     add("--b-wins", default="2", help="Label that prefers answer B (kind choice).")
-    add("--ties", nargs="*", default=["0", "tie"], help="Labels that prefer neither (kind choice).")
+    add("--ties", nargs="*", default=["tie"], help="Labels that prefer neither (kind choice).")
     add("--split", default="train", help="Split of a hub dataset.")
     add("--eval-fraction", type=within(float, 0.001, 0.9), default=0.1, help="Share of the prompts held out.")
     add("--seed", type=within(int, 0), default=42, help="Decides which prompts are held out.")
@@ -181,6 +181,8 @@ def as_messages(value, role):
         who = ROLES.get(str(who), str(who))
         if who not in ("system", "developer", "user", "assistant", "tool"):
             raise Reject("unknown_role", f"role {who[:40]!r}")
+        if lost := [k for k in ("reasoning_content", "reasoning", "thinking", "tool_calls") if message.get(k)]:
+            raise Reject("unsupported_field", f"a {who} turn has {', '.join(lost)}, which would be lost")
         if not isinstance(said, str):
             raise Reject("wrong_type", f"content of a {who} turn is {type(said).__name__}, not text")
         messages.append({"role": who, "content": said})
@@ -248,6 +250,7 @@ MENDS = {
     "missing_column": "name the columns: --prompt, --chosen, --rejected",
     "unknown_role": "use the roles system, user, assistant, tool (or human, gpt)",
     "unknown_label": "say what the label means: --winner, --a-wins, --b-wins, --ties",
+    "unsupported_field": "write it into the content, as in <think>…</think>",
     "doubled_prompt": "--prompt '' where chosen and rejected include the prompt",
     "last_turn_not_assistant": "end both answers with a turn of the assistant",
     "diverging_context": "the two dialogues may differ in the last answer only",

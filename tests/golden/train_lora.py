@@ -25,6 +25,8 @@ from pathlib import Path
 from types import MethodType
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "LOCAL_RANK" not in os.environ:  # one GPU a process; more through torchrun
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 try:
@@ -38,18 +40,6 @@ try:
     from matplotlib.figure import Figure
     from pyarrow.parquet import read_table
     from safetensors import safe_open
-    from transformers import (
-        AttentionInterface,
-        AutoConfig,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-        EarlyStoppingCallback,
-        PrinterCallback,
-        TrainerCallback,
-        TrainerState,
-        set_seed,
-    )
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
     from transformers.trainer_utils import EvalLoopOutput
@@ -62,20 +52,13 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENDERED_BY = "reward 0.1.0: reward.py render train --method lora"
-PROBES = [  # scored now and by every consumer; another score there means other text, weights or precision
-    [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4."}],
-    [
-        {"role": "user", "content": "What is 2 + 2?"},
-        {"role": "assistant", "content": "<think>2, 3, 4.</think>It is 4."},
-    ],
-    [{"role": "user", "content": "Grüß mich! 你好"}, {"role": "assistant", "content": "Schön, dich zu sehen 🙂"}],
-    [
-        {"role": "user", "content": "Name a colour."},
-        {"role": "assistant", "content": "Blue."},
-        {"role": "user", "content": "And another?"},
-        {"role": "assistant", "content": "Green,\n\nlike grass."},
-    ],
+SAID = [  # scored now and by every consumer; another score there means other text, weights or precision
+    ("What is 2 + 2?", "2 + 2 = 4."),
+    ("What is 2 + 2?", "<think>2, 3, 4.</think>It is 4."),
+    ("Grüß mich! 你好", "Schön, dich zu sehen 🙂"),
+    ("Name a colour.", "Blue.", "And another?", "Green,\n\nlike grass."),
 ]
+PROBES = [[{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(said)] for said in SAID]
 
 
 # %% Parameters
@@ -106,7 +89,7 @@ def own_folder(out, marker):
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
+    add, yes_or_no = parser.add_argument, {"action": argparse.BooleanOptionalAction}
     add("--model", default="Qwen/Qwen3-0.6B", help="Base model: a hub id or a local folder.")
     add("--data", default="data", help="Folder written by the format stage.")
     add("--out", default="model", help="Folder for the reward model.")
@@ -130,18 +113,13 @@ def parameters(argv=None):
     add("--max-steps", type=within(int, -1), default=-1, help="Optimizer steps; -1 for all epochs.")
     add("--batch-size", type=within(int, 1), default=32, help="Pairs per optimizer step, over all processes.")
     add("--batch-tokens", type=within(int, 8), default=8192, help="Tokens per forward pass; memory, not result.")
-    add(
-        "--packing",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="Compute shared prompts once, pad nothing, where the model allows.",
-    )
+    add("--packing", default=True, help="Shared prompts once, no padding, where possible.", **yes_or_no)
     add("--warmup", type=within(float, 0, 1), default=0.05, help="Share of the steps in which the rate rises.")
     add(
         "--loss",
         choices=["margin", "scaled"],
         default="margin",
-        help="Bradley-Terry; margins, where there are any, are subtracted or scale it.",
+        help="Bradley-Terry; margins are subtracted or scale it.",
     )
     add("--label-smoothing", type=within(float, 0, 0.5), default=0.0, help="Share of the labels to take for wrong.")
     add(
@@ -152,46 +130,26 @@ def parameters(argv=None):
     )
     add("--lora-r", type=within(int, 1, 1024), default=16, help="Rank of the adapter (lora, qlora).")
     add("--lora-alpha", type=within(int, 1, 4096), default=32, help="Scale of the adapter (lora, qlora).")
-    add(
-        "--merge",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="Also write OUT/merged, for RL and servers (lora, qlora).",
-    )
-    add(
-        "--gradient-checkpointing",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="Less memory for a third more computation.",
-    )
+    add("--merge", default=False, help="Also write OUT/merged, for RL and servers (lora, qlora).", **yes_or_no)
+    add("--gradient-checkpointing", default=False, help="Less memory for a third more computation.", **yes_or_no)
     add(
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
         help="Forward precision; the head is always float32.",
     )
-    add("--optimizer", default="auto", help="A transformers optim name, or auto.")
+    add(
+        "--optimizer",
+        choices=["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"],
+        default="auto",
+        help="auto: fused AdamW on a GPU, 8-bit for qlora.",
+    )
     add("--eval-steps", type=within(int, 1), default=100, help="Optimizer steps between evaluations and checkpoints.")
-    add(
-        "--keep-best",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="Keep the checkpoint with the best held-out accuracy, not the last.",
-    )
-    add(
-        "--patience",
-        type=within(int, 0),
-        default=0,
-        help="Stop after so many evaluations without a better one; 0: never.",
-    )
+    add("--keep-best", default=False, help="Keep the best checkpoint, not the last.", **yes_or_no)
+    add("--patience", type=within(int, 0), default=0, help="Stop after so many evaluations with no better one.")
     add("--seed", type=within(int, 0, 4294967295), default=42, help="Seeds the reward head and the order of the data.")
     add("--report-to", default="none", help="none, trackio, tensorboard or wandb.")
-    add(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="Go on from the newest complete checkpoint.",
-    )
+    add("--resume", default=True, help="Go on from the newest complete checkpoint.", **yes_or_no)
     return parser.parse_args([] if "ipykernel" in sys.modules else argv)
 
 
@@ -215,9 +173,11 @@ def fingerprint(value):
 def load_tokenizer(args):
     """The base model's tokenizer with its template pinned and a padding token that ends no conversation."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        template = Path(args.chat_template).read_text() if args.chat_template else tokenizer.chat_template
-        embedded = AutoConfig.from_pretrained(args.model).get_text_config().vocab_size
+        tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+        template = (
+            Path(args.chat_template).read_text(encoding="utf-8") if args.chat_template else tokenizer.chat_template
+        )
+        embedded = transformers.AutoConfig.from_pretrained(args.model).get_text_config().vocab_size
     except (OSError, ValueError) as error:
         refuse(f"{args.model}: {str(error)[:200]}", "a model folder or hub id, and a template file", "ls; --model")
     if not template:
@@ -245,12 +205,7 @@ def thinking_erased(messages, tokenizer):
 
 def encode_pairs(split, tokenizer, args):
     """One split -> (Dataset of chosen_ids, rejected_ids, margin; counts). Only training drops pairs."""
-    path, rows, counts, padding = (
-        Path(args.data) / f"{split}.parquet",
-        [],
-        collections.Counter(),
-        tokenizer.pad_token_id,
-    )
+    path, rows, counts = Path(args.data) / f"{split}.parquet", [], collections.Counter()
     if not path.is_file() or not path.with_name("report.json").is_file():
         refuse(f"no {path} with report.json", "a folder written by format.py", "python run/format.py")
     pairs = read_table(path).to_pylist()
@@ -264,7 +219,8 @@ def encode_pairs(split, tokenizer, args):
             print(f"the chat template refuses a pair: {str(error)[:200]}", file=sys.stderr)
             continue
         reasons = {
-            "ends_in_padding": padding in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
+            "ends_in_padding": tokenizer.pad_token_id
+            in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
             "identical_after_template": split == "train" and chosen == rejected,
             "overlong": split == "train" and args.overlong == "drop" and cut + cut_too > 0,
         }
@@ -376,7 +332,7 @@ def try_packing(model, groups, wanted, tolerance):
     if reason := why_not_packable(base) if wanted else "packing is off":
         return f"padded batches: {reason}"
     padded, vocabulary = score_ids(model, groups, 8192), model.config.get_text_config().vocab_size
-    AttentionInterface.register("packed_groups", packed_attention)
+    transformers.AttentionInterface.register("packed_groups", packed_attention)
     base.padded_attention = base.config._attn_implementation
     base.set_attn_implementation("packed_groups")
     base.forward, base.packs = MethodType(packed_forward, base), True
@@ -388,7 +344,7 @@ def try_packing(model, groups, wanted, tolerance):
         reason = f"rewards differ by {(packed - padded).abs().max() / padded.abs().max():.1e}, leak {leak:.1e}"
         if leak <= 1e-5 and (packed - padded).abs().max() <= tolerance * padded.abs().max():
             return "packed batches, shared prompts computed once; checked against padded ones"
-    except (NotImplementedError, RuntimeError, TypeError) as error:
+    except Exception as error:  # no kernel in this torch, or none for these shapes; padding always works
         reason = str(error)[:200]
     stop_packing(model)
     return f"padded batches: {reason}"
@@ -465,31 +421,45 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     Refuses what would score silently wrong: a causal LM, a head that is in no file, probes that come out otherwise."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        dtype = (
+            "bfloat16"
+            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
     expected = "a folder written by train.py, or a sequence classifier with one label"
     try:
         folder = Path(path) if Path(path).is_dir() else Path(snapshot_download(path))
         names = ("adapter_config.json", "reward.json")
-        adapter, reward = (json.loads((folder / n).read_text()) if (folder / n).exists() else {} for n in names)
+        adapter, reward = (json.loads((folder / n).read_bytes()) if (folder / n).exists() else {} for n in names)
         base = adapter.get("base_model_name_or_path", str(folder))
-        kind = (AutoConfig.from_pretrained(base).architectures or ["unknown"])[0]
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        base = next((str(p) for p in (Path(base), folder.parent / base) if p.is_dir()), base)
+        kind = (transformers.AutoConfig.from_pretrained(base).architectures or ["unknown"])[0]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         refuse(f"no reward model at {path}: {str(error)[:200]}", expected, "python run/train.py")
     if not adapter and not kind.endswith("ForSequenceClassification"):
         refuse(f"{path} is a {kind}: it would score with a random head", expected, "python run/train.py")
-    if adapter:  # before PEFT, which fails on it with a KeyError
+    if not tokenizer.chat_template:
+        refuse(
+            f"{path} has no chat template",
+            "the one it was trained with",
+            "put chat_template.jinja beside its tokenizer",
+        )
+    lost = set()
+    if adapter:  # before PEFT, which fails without a head with a KeyError
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
-            if not any("score" in name for name in saved.keys()):
-                refuse(f"{path} holds no score.weight: its scores would be random", expected, "train again")
+            lost = set() if any("score" in name for name in saved.keys()) else {"score.weight"}
     options = {"num_labels": 1, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if quantized := reward.get("quantization"):
-        options["quantization_config"] = BitsAndBytesConfig(**quantized)
-    model, info = AutoModelForSequenceClassification.from_pretrained(base, **options)
+        options["quantization_config"] = transformers.BitsAndBytesConfig(**quantized)
+    try:
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(base, **options)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a head with more than one label
+        refuse(f"{path} cannot be loaded: {str(error)[-200:]}", expected, "another --model")
+    if lost := lost | (info["missing_keys"] - ({"score.weight"} if adapter else set())):
+        refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     if adapter:
         model = peft.PeftModel.from_pretrained(model.dequantize() if quantized and dequantize else model, folder)
-    if lost := info["missing_keys"] - ({"score.weight"} if adapter else set()):
-        refuse(f"{path} holds no {', '.join(sorted(lost)[:3])}: its scores would be random", expected, "train again")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
@@ -497,16 +467,13 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     ids = [encode(probe["messages"], tokenizer, reward["max_length"])[0] for probe in probes]
     if [fingerprint(i) for i in ids] != [probe["ids"] for probe in probes]:
         refuse(
-            f"{path} turns its probes into other tokens than in training", "the tokenizer saved with it", "train again"
+            f"{path} gives other tokens for its probes than in training", "the tokenizer saved with it", "train again"
         )
-    off = [
-        abs(s - p["score"]) / max(1, abs(p["score"]))
-        for s, p in zip(score_ids(model, [[i] for i in ids], 16384).tolist(), probes)
-    ]
-    if not max(off, default=0) <= (1e-3 if dtype == reward.get("dtype") == "float32" else 0.1):
-        refuse(
-            f"{path} scores its probes {max(off):.2g} off", "the scores in reward.json", "compare files and versions"
-        )
+    scores = score_ids(model, [[i] for i in ids], 16384).tolist()
+    off = [abs(score - probe["score"]) / max(1, abs(probe["score"])) for score, probe in zip(scores, probes)]
+    tolerance = 1e-3 if dtype == reward.get("dtype") == "float32" else 0.1
+    if not all(x <= tolerance for x in off):
+        refuse(f"{path} scores its probes {off} off", f"at most {tolerance}", "the files and versions of reward.json")
     if not reward:
         print(f"warning: {path} has no reward.json: template, length limit and scores are unchecked", file=sys.stderr)
     return model, tokenizer, reward
@@ -601,55 +568,45 @@ class ExactTrainer(RewardTrainer):
             self.seen.clear()
         super().log(logs, start_time)
 
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
+    def evaluation_loop(self, dataloader, *_, metric_key_prefix="eval", **__):
         self.model.eval()
-        rank, world = self.args.process_index, self.args.world_size
-        mine = dataloader.dataset.select(range(rank, len(dataloader.dataset), world))
+        rows, rank, world = dataloader.dataset, self.args.process_index, self.args.world_size
         with self.accelerator.autocast():
-            scores = score_ids(self.model, pairs_of(mine), self.data_collator.batch_tokens).view(-1, 2)
-        parts, both = [scores] * world, torch.zeros(len(dataloader.dataset), 2)
+            mine = pairs_of(rows.select(range(rank, len(rows), world)))
+            scores = score_ids(self.model, mine, self.data_collator.batch_tokens).view(-1, 2)
+        parts, both = [scores] * world, torch.zeros(len(rows), 2)
         if world > 1:
             torch.distributed.all_gather_object(parts, scores)
         for part, scored in enumerate(parts):
             both[part::world] = scored
-        chosen, rejected = both.unbind(1)
-        metrics = accuracy(chosen.tolist(), rejected.tolist())
-        metrics["loss"] = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
-        metrics["margin"] = (chosen - rejected).mean().item()
-        rewards = torch.cat([chosen, rejected])
-        metrics["reward_mean"], metrics["reward_std"] = rewards.mean().item(), rewards.std().item()
-        lengths = torch.tensor(
-            [len(ids) for side in ("chosen_ids", "rejected_ids") for ids in dataloader.dataset[side]]
-        )
-        metrics["length_correlation"] = (
-            torch.corrcoef(torch.stack([rewards, lengths.float()]))[0, 1].nan_to_num().item()
-        )
+        (chosen, rejected), rewards = both.unbind(1), both.T.flatten()
+        lengths = torch.tensor([float(len(ids)) for side in ("chosen_ids", "rejected_ids") for ids in rows[side]])
+        metrics = accuracy(chosen.tolist(), rejected.tolist()) | {
+            "loss": pair_loss(chosen, rejected).item(),
+            "margin": (chosen - rejected).mean().item(),
+            "reward_mean": rewards.mean().item(),
+            "reward_std": rewards.std().item(),
+            "length_correlation": torch.corrcoef(torch.stack([rewards, lengths]))[0, 1].nan_to_num().item(),
+        }
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(dataloader.dataset))
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(rows))
 
 
 def draw_curves(history, path):
-    """Loss, accuracy, margin, rewards and length correlation over the steps, as a PNG."""
-    panels = {
-        "loss": ["loss", "eval_loss"],
-        "accuracy": ["accuracy", "eval_accuracy"],
-        "margin": ["margin", "eval_margin"],
-        "reward": ["eval_reward_mean", "eval_reward_std"],
-        "correlation with length": ["eval_length_correlation"],
-    }
+    """Loss, accuracy, margin, rewards and correlation with length over the steps, as a PNG."""
+    panels = ["loss eval_loss", "accuracy eval_accuracy", "margin eval_margin"]
+    panels += ["eval_reward_mean eval_reward_std", "eval_length_correlation"]
     figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for name in names:
-            points = [(log["step"], log[name]) for log in history if name in log]
-            axes.plot(*zip(*points) if points else ([], []), marker="o" if name.startswith("eval") else "", label=name)
-        axes.set(title=title, xlabel="step")
-        axes.legend(fontsize=7)
+    for axes, names in zip(figure.subplots(1, len(panels)), panels):
+        for name in names.split():
+            points = {log["step"]: log[name] for log in history if name in log}
+            axes.plot(points.keys(), points.values(), marker="o" if name.startswith("eval") else "", label=name)
+        axes.set_xlabel("step")
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-class Lines(TrainerCallback):
+class Lines(transformers.TrainerCallback):
     """Plain progress lines where there is no terminal, curves as it goes, and a list of file sizes in each checkpoint
     that marks it as complete."""
 
@@ -684,26 +641,26 @@ def newest_complete(checkpoints):
     return None
 
 
-def prepare_checkpoints(args, data_sha256):
-    """Folder for checkpoints and the one to resume from. Refuses to mix two runs."""
-    folder = Path(args.out.rstrip("/") + "-checkpoints")
-    kept = {k: v for k, v in vars(args).items() if k not in ("out", "resume", "report_to", "merge")}
-    this_run = {"parameters": kept, "data_sha256": data_sha256}
-    if not args.resume:
+def prepare_checkpoints(args, data_sha256, template):
+    """(Folder of its own for each run, so that no two mix; the checkpoint to resume from, or None)."""
+    free = ("out", "resume", "report_to", "merge", "batch_tokens", "gradient_checkpointing", "packing", "max_dropped")
+    run = {k: v for k, v in vars(args).items() if k not in free} | {"data": data_sha256, "template": template}
+    folder = Path(args.out.rstrip("/") + "-checkpoints") / fingerprint(run)
+    if not args.resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "run.json").exists() and (before := json.loads((folder / "run.json").read_text())) != this_run:
-        other = [k for k in kept if before["parameters"].get(k) != kept[k]] or ["data"]
-        mend = "--no-resume, or another --out"
-        refuse(f"{folder} belongs to a run with other {', '.join(other)}", "the same run", mend)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(this_run))
-    return folder, newest_complete(folder)
+    return folder, newest_complete(folder) if args.resume else None
 
 
 def training_arguments(args, checkpoints, pairs):
     """TRL's configuration for this machine: a GPU in bfloat16 where there is one, otherwise the CPU in float32."""
     gpu, world = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1))
-    bf16 = args.precision == "bfloat16" or args.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    bf16 = (
+        args.precision == "bfloat16"
+        or args.precision == "auto"
+        and gpu
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     optimizer = "adamw_torch_fused" if gpu else "adamw_torch"
     steps = args.max_steps if args.max_steps > 0 else math.ceil(pairs / args.batch_size * args.epochs)
     return RewardConfig(
@@ -740,8 +697,8 @@ def load_base(args, config):
     kind = "SEQ_CLS"  # saves the reward head with the adapter; without it a reload scores at random
     adapter = peft.LoraConfig(task_type=kind, r=args.lora_r, lora_alpha=args.lora_alpha, target_modules="all-linear")
     quantization = None
-    set_seed(args.seed)  # before the model: its head starts random
-    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
+    transformers.set_seed(args.seed)  # before the model: its head starts random
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(args.model, **options)
     if lost := set(info["missing_keys"]) - {"score.weight"}:
         refuse(f"{args.model} lacks weights: {', '.join(sorted(lost)[:3])}", "a whole decoder model", "another --model")
     return model, adapter, quantization
@@ -750,13 +707,17 @@ def load_base(args, config):
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
     own_folder(args.out, "reward.json")
+    if args.batch_size % (world := int(os.environ.get("WORLD_SIZE", 1))):
+        refuse(
+            f"{args.batch_size} pairs for {world} processes", "a multiple", f"--batch-size {world * args.batch_size}"
+        )
     tokenizer = load_tokenizer(args)
     train, train_counts = encode_pairs("train", tokenizer, args)
     held_out, eval_counts = encode_pairs("eval", tokenizer, args)
     if args.loss == "scaled" and "margin" not in train.column_names:
         refuse("--loss scaled, and the pairs have no margin", "a margin column", "format.py --margin PATH")
     data_sha256 = json.loads((Path(args.data) / "report.json").read_text())["data_sha256"]
-    checkpoints, resume_from = prepare_checkpoints(args, data_sha256)
+    checkpoints, resume_from = prepare_checkpoints(args, data_sha256, fingerprint(tokenizer.chat_template))
     config = training_arguments(args, checkpoints, len(train))
     model, adapter, quantization = load_base(args, config)
     trainer = ExactTrainer(
@@ -767,11 +728,11 @@ def main(args):
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[Lines(), *[EarlyStoppingCallback(args.patience)] * (args.patience > 0)],
+        callbacks=[Lines(), *[transformers.EarlyStoppingCallback(args.patience)] * (args.patience > 0)],
     )
     trainer.seen = []
     trainer.loss_options = {"kind": args.loss, "smoothing": args.label_smoothing, "center": args.center_rewards}
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
     for parameter in trainer.model.parameters():  # TRL rounds QLoRA's trained weights, head included, to bfloat16
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -782,7 +743,7 @@ def main(args):
     dtype = "bfloat16" if config.bf16 else "float32"
     print(f"{config.device} x {config.world_size}, {dtype}, {config.optim}; {packing}")
 
-    state = TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
+    state = transformers.TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
     control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}) if state else {}
     if control.get("should_training_stop"):  # after the last step or an early stop, train() would take one step more
         trainer._load_from_checkpoint(state.best_model_checkpoint if config.load_best_model_at_end else resume_from)
@@ -829,17 +790,17 @@ def save(args, trainer, tokenizer, facts):
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
         "probes": [{"messages": m, "ids": fingerprint(i), "score": s} for m, i, s in zip(PROBES, ids, scores)],
     }
-    (beside / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
+    (beside / "reward.json").write_text(json.dumps(reward, indent=2))
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = None  # room for the copy that is loaded next
     gc.collect()
-    load_reward_model(beside)
+    load_reward_model(beside, facts["dtype"])
     if args.merge:
         merged = load_reward_model(beside, "float32", dequantize=True)[0].merge_and_unload()
         merged.save_pretrained(beside / "merged")
         tokenizer.save_pretrained(beside / "merged")
-        reward |= {"quantization": None, "dtype": "float32"}
-        (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
+        reward |= {"quantization": None}
+        (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2))
         load_reward_model(beside / "merged", "float32")
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(beside, args.out)

@@ -165,7 +165,7 @@ def demo(folder, quiet=False):
         "score": {"data": ["responses.jsonl"]},
     }
     render.write(folder / "recipe.toml", recipe.dump(tables))
-    run.write_scripts(folder, recipe.load(folder / "recipe.toml"))
+    run.write_scripts(folder, recipe.load(folder / "recipe.toml"), force=True)
     run.run(folder, recipe.load(folder / "recipe.toml"), quiet=quiet, say=say)
     metrics = json.loads((folder / "eval" / "metrics.json").read_text())
     names = ["recipe.toml", "run/format.py", "run/train.py", "run/evaluate.py", "run/score.py", "data/report.json"]

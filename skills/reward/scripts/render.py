@@ -12,7 +12,7 @@ from typing import get_args, get_origin
 
 import jinja2
 from errors import ToolError, nearest
-from stages import REQUIRES, STAGES, VERSION, flag, is_shape, limits
+from stages import REQUIRES, STAGES, VERSION, flag, is_rendered, is_shape, limits
 
 SKILL = Path(__file__).resolve().parent.parent
 TEMPLATES = SKILL / "templates"
@@ -66,31 +66,31 @@ def type_of(field):
 def one_flag(name, field, value):
     """Source of the `add_argument` call for one parameter, in the layout that ruff gives it."""
     kind, (low, high) = type_of(field), limits(field)
-    options = []
-    if kind is bool:
-        options.append("action=argparse.BooleanOptionalAction")
-    elif get_origin(field.annotation) is list:
+    options = [literal(flag(name))]
+    if get_origin(field.annotation) is list:
         options.append('nargs="*"')
     elif get_args(field.annotation):
         options.append(f"choices={literal(list(get_args(field.annotation)))}")
-    elif low is not None or high is not None:
+    elif kind is not bool and low is not None:
         bounds = f"{kind.__name__}, {low}" + (f", {high}" if high is not None else "")
         options.append(f"type=within({bounds})")
-    options.append(f"default={literal(value)}")
-    words = [literal(flag(name)), *options, f"help={literal(field.description.replace('%', '%%'))}"]
-    line = f"    add({', '.join(words)})"
+    options += [f"default={literal(value)}", f"help={literal(field.description.replace('%', '%%'))}"]
+    options += ["**yes_or_no"] * (kind is bool)
+    line = f"    add({', '.join(options)})"
     if len(line) <= LINE_WIDTH:
         return line
-    inner = f"        {', '.join(words)}"
+    inner = f"        {', '.join(options)}"
     if len(inner) <= LINE_WIDTH:
         return f"    add(\n{inner}\n    )"
-    return "    add(\n" + "".join(f"        {word},\n" for word in words) + "    )"
+    return "    add(\n" + "".join(f"        {option},\n" for option in options) + "    )"
 
 
 def flags(stage, values):
     """Source of every flag of a stage that is a value (shapes are already decided)."""
     fields = STAGES[stage].model_fields
-    return Code("\n".join(one_flag(n, f, getattr(values, n)) for n, f in fields.items() if not is_shape(f)).lstrip())
+    chosen = [getattr(values, name) for name, field in fields.items() if is_shape(field)]
+    made = (one_flag(n, f, getattr(values, n)) for n, f in fields.items() if is_rendered(f, chosen))
+    return Code("\n".join(made).lstrip())
 
 
 def render(stage, values):

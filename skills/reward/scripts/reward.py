@@ -194,6 +194,7 @@ def render(words):
     parser.add_argument("stage", nargs="?", help="format, train, evaluate or score; all into run/ where left out.")
     parser.add_argument("--recipe", help="Recipe to take values from; for all stages recipe.toml is the default.")
     parser.add_argument("--output", metavar="FILE", help="Write the script of one stage here instead of to stdout.")
+    parser.add_argument("--force", action="store_true", help="Replace scripts in run/ that were edited by hand.")
     import recipe
     import render as verb
     import run as runner
@@ -205,8 +206,7 @@ def render(words):
     if args.stage:
         verb.stage_named(args.stage)
         given = recipe.load(args.recipe)[args.stage].model_dump(exclude_unset=True) if args.recipe else {}
-        lists = {k: v for k, v in stage_values(args).items()}
-        text = verb.render(args.stage, recipe.validate(args.stage, {**given, **lists}))
+        text = verb.render(args.stage, recipe.validate(args.stage, {**given, **stage_values(args)}))
         if args.output:
             verb.write(args.output, text)
         answer(
@@ -217,7 +217,7 @@ def render(words):
         return 0
     args.recipe = args.recipe or "recipe.toml"
     folder, stages = load_recipe(args)
-    paths = {stage: str(path) for stage, path in runner.write_scripts(folder, stages).items()}
+    paths = {stage: str(path) for stage, path in runner.write_scripts(folder, stages, force=args.force).items()}
     answer(
         args,
         {"scripts": paths},

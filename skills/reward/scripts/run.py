@@ -11,7 +11,12 @@ from pathlib import Path
 import render
 from errors import CHECK_FAILED, ToolError
 
-INPUTS = {"format": ["data"], "train": ["data", "model"], "evaluate": ["data", "model"], "score": ["data", "model"]}
+INPUTS = {
+    "format": ["data"],
+    "train": ["data", "model", "chat_template"],
+    "evaluate": ["data", "model"],
+    "score": ["data", "model"],
+}
 """Parameters of each stage that name what it reads. `out` names what it writes."""
 
 
@@ -29,7 +34,7 @@ def inputs_of(folder, stage, values):
     """Local paths that a stage reads."""
     named = [getattr(values, name) for name in INPUTS[stage]]
     flat = [path for value in named for path in (value if isinstance(value, list) else [value])]
-    return [Path(folder) / path for path in flat]
+    return [Path(folder) / path for path in flat if path]
 
 
 def key_of(folder, stage, values):
@@ -39,14 +44,28 @@ def key_of(folder, stage, values):
     return hashlib.sha256(json.dumps([script, traces]).encode()).hexdigest()
 
 
-def write_scripts(folder, stages, keep_edits=False):
-    """Render every stage into FOLDER/run. Returns {stage: path}. With keep_edits, files that exist stay as they are."""
-    paths = {}
+def write_scripts(folder, stages, keep_edits=False, force=False):
+    """Render every stage into FOLDER/run. Returns {stage: path}.
+
+    Scripts edited by hand since they were rendered stay as they are with keep_edits; without it they are refused, or
+    replaced with force."""
+    memory = Path(folder) / "run" / "rendered.json"
+    known, paths = json.loads(memory.read_text()) if memory.exists() else {}, {}
     for stage, values in stages.items():
-        paths[stage] = script_path(folder, stage)
-        if not (keep_edits and paths[stage].exists()):
-            render.write(paths[stage], render.render(stage, values))
+        path = paths[stage] = script_path(folder, stage)
+        text, there = render.render(stage, values), path.read_text(encoding="utf-8") if path.exists() else None
+        if there is not None and keep_edits:
+            continue
+        if there not in (None, text) and known.get(stage) != digest_of(there) and not force:
+            raise ToolError(f"{path} was edited by hand", "a script as it was rendered", "--force, or move it away", 2)
+        render.write(path, text)
+        known[stage] = digest_of(text)
+    render.write(memory, json.dumps(known, indent=1))
     return paths
+
+
+def digest_of(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def execute(command, folder, quiet):

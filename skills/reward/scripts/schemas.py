@@ -100,7 +100,7 @@ def chosen_rejected_text(row):
 def output_1_output_2_label(row):
     """Two answers and a label 1 or 2 (LLMBar, OffsetBias)."""
     prompt = first(row, "instruction", "input", "prompt", "question")
-    if prompt and has(row, "output_1", "output_2", "label") and str(row["label"]) in ("1", "2", "0", "1.0", "2.0"):
+    if prompt and has(row, "output_1", "output_2", "label") and str(row["label"]) in ("1", "2", "1.0", "2.0"):
         prompt = "instruction+input" if has(row, "instruction", "input") else prompt
         return {"kind": "choice", "prompt": prompt, "chosen": "output_1", "rejected": "output_2", "winner": "label"}
 

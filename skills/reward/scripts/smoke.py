@@ -93,6 +93,8 @@ def smoke(folder, stages, quiet=False):
                 "1",
                 "--max-dropped",
                 "1",
+                "--report-to",
+                "none",
             ],
             "evaluate": [
                 "--model",

@@ -16,6 +16,10 @@ Shape = "shape"
 """Marks a parameter that decides which code is rendered."""
 
 
+class Only(tuple):
+    """Marks a parameter that stands in the rendered script only where a shape parameter has one of these values."""
+
+
 class Stage(BaseModel):
     """What all stages share: unknown names are errors, values are frozen, help comes from the attribute docstrings."""
 
@@ -51,7 +55,7 @@ class Format(Stage):
     """Label that prefers answer A (kind choice)."""
     b_wins: str = "2"
     """Label that prefers answer B (kind choice)."""
-    ties: list[str] = ["0", "tie"]
+    ties: list[str] = ["tie"]
     """Labels that prefer neither (kind choice)."""
     split: str = "train"
     """Split of a hub dataset."""
@@ -97,33 +101,35 @@ class Train(Stage):
     batch_tokens: int = Field(8192, ge=8)
     """Tokens per forward pass; memory, not result."""
     packing: bool = True
-    """Compute shared prompts once, pad nothing, where the model allows."""
+    """Shared prompts once, no padding, where possible."""
     warmup: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the rate rises."""
     loss: Literal["margin", "scaled"] = "margin"
-    """Bradley-Terry; margins, where there are any, are subtracted or scale it."""
+    """Bradley-Terry; margins are subtracted or scale it."""
     label_smoothing: float = Field(0.0, ge=0, le=0.5)
     """Share of the labels to take for wrong."""
     center_rewards: float = Field(0.0, ge=0, le=10)
     """Pull to mean 0 (arXiv 2312.09244 eq. 2); 0.01 is usual."""
-    lora_r: int = Field(16, ge=1, le=1024)
+    lora_r: Annotated[int, Only(["lora", "qlora"])] = Field(16, ge=1, le=1024)
     """Rank of the adapter (lora, qlora)."""
-    lora_alpha: int = Field(32, ge=1, le=4096)
+    lora_alpha: Annotated[int, Only(["lora", "qlora"])] = Field(32, ge=1, le=4096)
     """Scale of the adapter (lora, qlora)."""
-    merge: bool = False
+    merge: Annotated[bool, Only(["lora", "qlora"])] = False
     """Also write OUT/merged, for RL and servers (lora, qlora)."""
     gradient_checkpointing: bool = False
     """Less memory for a third more computation."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Forward precision; the head is always float32."""
-    optimizer: str = "auto"
-    """A transformers optim name, or auto."""
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"] = (
+        "auto"
+    )
+    """auto: fused AdamW on a GPU, 8-bit for qlora."""
     eval_steps: int = Field(100, ge=1)
     """Optimizer steps between evaluations and checkpoints."""
     keep_best: bool = False
-    """Keep the checkpoint with the best held-out accuracy, not the last."""
+    """Keep the best checkpoint, not the last."""
     patience: int = Field(0, ge=0)
-    """Stop after so many evaluations without a better one; 0: never."""
+    """Stop after so many evaluations with no better one."""
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seeds the reward head and the order of the data."""
     report_to: str = "none"
@@ -152,9 +158,9 @@ class Evaluate(Stage):
     max_length: int = Field(0, ge=0, le=1_000_000)
     """Tokens a conversation may have; 0: as trained."""
     batch_tokens: int = Field(16384, ge=8)
-    """Tokens per forward pass, padding included."""
+    """Tokens per forward pass."""
     packing: bool = True
-    """Compute shared prompts once, pad nothing, where the model allows."""
+    """Shared prompts once, no padding, where possible."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision; auto: bfloat16 on a GPU, else float32."""
 
@@ -173,9 +179,9 @@ class Score(Stage):
     max_length: int = Field(0, ge=0, le=1_000_000)
     """Tokens a conversation may have; 0: as trained."""
     batch_tokens: int = Field(16384, ge=8)
-    """Tokens per forward pass, padding included."""
+    """Tokens per forward pass."""
     packing: bool = True
-    """Compute shared prompts once, pad nothing, where the model allows."""
+    """Shared prompts once, no padding, where possible."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision; auto: bfloat16 on a GPU, else float32."""
 
@@ -196,6 +202,12 @@ STAGES: dict[str, type[Stage]] = {"format": Format, "train": Train, "evaluate": 
 def is_shape(field):
     """Whether a field (pydantic FieldInfo) decides which code is rendered."""
     return Shape in field.metadata
+
+
+def is_rendered(field, chosen):
+    """Whether a field becomes a flag of the rendered script, given the chosen shape values."""
+    only = [mark for mark in field.metadata if isinstance(mark, Only)]
+    return not is_shape(field) and all(set(mark) & set(chosen) for mark in only)
 
 
 def shapes(stage):

@@ -31,13 +31,6 @@ try:
     from huggingface_hub import snapshot_download
     from pyarrow.parquet import read_table
     from safetensors import safe_open
-    from transformers import (
-        AttentionInterface,
-        AutoConfig,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-    )
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 except ImportError as lacking:
@@ -62,7 +55,7 @@ RENDERED_BY = {{rendered_by}}
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
+    add, yes_or_no = parser.add_argument, {"action": argparse.BooleanOptionalAction}
     {{flags}}
     return parser.parse_args([] if "ipykernel" in sys.modules else argv)
 

@@ -87,6 +87,7 @@ MENDS = {
     "missing_column": "name the columns: --prompt, --chosen, --rejected",
     "unknown_role": "use the roles system, user, assistant, tool (or human, gpt)",
     "unknown_label": "say what the label means: --winner, --a-wins, --b-wins, --ties",
+    "unsupported_field": "write it into the content, as in <think>…</think>",
     "doubled_prompt": "--prompt '' where chosen and rejected include the prompt",
     "last_turn_not_assistant": "end both answers with a turn of the assistant",
     "diverging_context": "the two dialogues may differ in the last answer only",

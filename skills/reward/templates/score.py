@@ -32,13 +32,6 @@ try:
     from dotenv import find_dotenv, load_dotenv
     from huggingface_hub import snapshot_download
     from safetensors import safe_open
-    from transformers import (
-        AttentionInterface,
-        AutoConfig,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-    )
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 except ImportError as lacking:
@@ -63,7 +56,7 @@ OUTPUT = ("file", "row", "score", "tokens", "truncated", "error")
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
+    add, yes_or_no = parser.add_argument, {"action": argparse.BooleanOptionalAction}
     {{flags}}
     return parser.parse_args([] if "ipykernel" in sys.modules else argv)
 
@@ -77,6 +70,7 @@ def parameters(argv=None):
 
 def conversations(row):
     """The conversations of one row, each a list of messages that ends with the answer to score."""
+    row = {name: value for name, value in row.items() if value is not None}
     if "messages" in row:
         found = [as_messages(row["messages"], "user")]
     elif "prompt" in row and ("response" in row or "responses" in row):
@@ -129,8 +123,9 @@ def score_rows(rows, model, tokenizer, max_length, args):
             }
         except Exception as error:  # templates raise what they like; the row must still come out
             result |= {"score": None, "error": ": ".join(map(str, error.args))[:300]}
-        results.append((result, "responses" in (row or {})))
-    if groups and not hasattr(model, "packs"):
+        results.append((result, (row or {}).get("responses") is not None))
+    if groups and not hasattr(model, "checked"):
+        model.checked = True
         tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
         print(try_packing(model, groups[:4], args.packing, tolerance), file=sys.stderr)
     scores = iter(score_ids(model, groups, args.batch_tokens).tolist())

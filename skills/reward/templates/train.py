@@ -25,6 +25,8 @@ from pathlib import Path
 from types import MethodType
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "LOCAL_RANK" not in os.environ:  # one GPU a process; more through torchrun
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 try:
@@ -38,18 +40,6 @@ try:
     from matplotlib.figure import Figure
     from pyarrow.parquet import read_table
     from safetensors import safe_open
-    from transformers import (
-        AttentionInterface,
-        AutoConfig,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-        EarlyStoppingCallback,
-        PrinterCallback,
-        TrainerCallback,
-        TrainerState,
-        set_seed,
-    )
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
     from transformers.trainer_utils import EvalLoopOutput
@@ -62,20 +52,13 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENDERED_BY = {{rendered_by}}
-PROBES = [  # scored now and by every consumer; another score there means other text, weights or precision
-    [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4."}],
-    [
-        {"role": "user", "content": "What is 2 + 2?"},
-        {"role": "assistant", "content": "<think>2, 3, 4.</think>It is 4."},
-    ],
-    [{"role": "user", "content": "Grüß mich! 你好"}, {"role": "assistant", "content": "Schön, dich zu sehen 🙂"}],
-    [
-        {"role": "user", "content": "Name a colour."},
-        {"role": "assistant", "content": "Blue."},
-        {"role": "user", "content": "And another?"},
-        {"role": "assistant", "content": "Green,\n\nlike grass."},
-    ],
+SAID = [  # scored now and by every consumer; another score there means other text, weights or precision
+    ("What is 2 + 2?", "2 + 2 = 4."),
+    ("What is 2 + 2?", "<think>2, 3, 4.</think>It is 4."),
+    ("Grüß mich! 你好", "Schön, dich zu sehen 🙂"),
+    ("Name a colour.", "Blue.", "And another?", "Green,\n\nlike grass."),
 ]
+PROBES = [[{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(said)] for said in SAID]
 
 
 # %% Parameters
@@ -91,7 +74,7 @@ PROBES = [  # scored now and by every consumer; another score there means other 
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
+    add, yes_or_no = parser.add_argument, {"action": argparse.BooleanOptionalAction}
     {{flags}}
     return parser.parse_args([] if "ipykernel" in sys.modules else argv)
 
@@ -103,9 +86,11 @@ def parameters(argv=None):
 def load_tokenizer(args):
     """The base model's tokenizer with its template pinned and a padding token that ends no conversation."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        template = Path(args.chat_template).read_text() if args.chat_template else tokenizer.chat_template
-        embedded = AutoConfig.from_pretrained(args.model).get_text_config().vocab_size
+        tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+        template = (
+            Path(args.chat_template).read_text(encoding="utf-8") if args.chat_template else tokenizer.chat_template
+        )
+        embedded = transformers.AutoConfig.from_pretrained(args.model).get_text_config().vocab_size
     except (OSError, ValueError) as error:
         refuse(f"{args.model}: {str(error)[:200]}", "a model folder or hub id, and a template file", "ls; --model")
     if not template:
@@ -133,12 +118,7 @@ def thinking_erased(messages, tokenizer):
 
 def encode_pairs(split, tokenizer, args):
     """One split -> (Dataset of chosen_ids, rejected_ids, margin; counts). Only training drops pairs."""
-    path, rows, counts, padding = (
-        Path(args.data) / f"{split}.parquet",
-        [],
-        collections.Counter(),
-        tokenizer.pad_token_id,
-    )
+    path, rows, counts = Path(args.data) / f"{split}.parquet", [], collections.Counter()
     if not path.is_file() or not path.with_name("report.json").is_file():
         refuse(f"no {path} with report.json", "a folder written by format.py", "python run/format.py")
     pairs = read_table(path).to_pylist()
@@ -152,7 +132,8 @@ def encode_pairs(split, tokenizer, args):
             print(f"the chat template refuses a pair: {str(error)[:200]}", file=sys.stderr)
             continue
         reasons = {
-            "ends_in_padding": padding in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
+            "ends_in_padding": tokenizer.pad_token_id
+            in (chosen[-1], rejected[-1]),  # the reward would be read one token too early
             "identical_after_template": split == "train" and chosen == rejected,
             "overlong": split == "train" and args.overlong == "drop" and cut + cut_too > 0,
         }
@@ -256,55 +237,45 @@ class ExactTrainer(RewardTrainer):
             self.seen.clear()
         super().log(logs, start_time)
 
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
+    def evaluation_loop(self, dataloader, *_, metric_key_prefix="eval", **__):
         self.model.eval()
-        rank, world = self.args.process_index, self.args.world_size
-        mine = dataloader.dataset.select(range(rank, len(dataloader.dataset), world))
+        rows, rank, world = dataloader.dataset, self.args.process_index, self.args.world_size
         with self.accelerator.autocast():
-            scores = score_ids(self.model, pairs_of(mine), self.data_collator.batch_tokens).view(-1, 2)
-        parts, both = [scores] * world, torch.zeros(len(dataloader.dataset), 2)
+            mine = pairs_of(rows.select(range(rank, len(rows), world)))
+            scores = score_ids(self.model, mine, self.data_collator.batch_tokens).view(-1, 2)
+        parts, both = [scores] * world, torch.zeros(len(rows), 2)
         if world > 1:
             torch.distributed.all_gather_object(parts, scores)
         for part, scored in enumerate(parts):
             both[part::world] = scored
-        chosen, rejected = both.unbind(1)
-        metrics = accuracy(chosen.tolist(), rejected.tolist())
-        metrics["loss"] = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
-        metrics["margin"] = (chosen - rejected).mean().item()
-        rewards = torch.cat([chosen, rejected])
-        metrics["reward_mean"], metrics["reward_std"] = rewards.mean().item(), rewards.std().item()
-        lengths = torch.tensor(
-            [len(ids) for side in ("chosen_ids", "rejected_ids") for ids in dataloader.dataset[side]]
-        )
-        metrics["length_correlation"] = (
-            torch.corrcoef(torch.stack([rewards, lengths.float()]))[0, 1].nan_to_num().item()
-        )
+        (chosen, rejected), rewards = both.unbind(1), both.T.flatten()
+        lengths = torch.tensor([float(len(ids)) for side in ("chosen_ids", "rejected_ids") for ids in rows[side]])
+        metrics = accuracy(chosen.tolist(), rejected.tolist()) | {
+            "loss": pair_loss(chosen, rejected).item(),
+            "margin": (chosen - rejected).mean().item(),
+            "reward_mean": rewards.mean().item(),
+            "reward_std": rewards.std().item(),
+            "length_correlation": torch.corrcoef(torch.stack([rewards, lengths]))[0, 1].nan_to_num().item(),
+        }
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(dataloader.dataset))
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(rows))
 
 
 def draw_curves(history, path):
-    """Loss, accuracy, margin, rewards and length correlation over the steps, as a PNG."""
-    panels = {
-        "loss": ["loss", "eval_loss"],
-        "accuracy": ["accuracy", "eval_accuracy"],
-        "margin": ["margin", "eval_margin"],
-        "reward": ["eval_reward_mean", "eval_reward_std"],
-        "correlation with length": ["eval_length_correlation"],
-    }
+    """Loss, accuracy, margin, rewards and correlation with length over the steps, as a PNG."""
+    panels = ["loss eval_loss", "accuracy eval_accuracy", "margin eval_margin"]
+    panels += ["eval_reward_mean eval_reward_std", "eval_length_correlation"]
     figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for name in names:
-            points = [(log["step"], log[name]) for log in history if name in log]
-            axes.plot(*zip(*points) if points else ([], []), marker="o" if name.startswith("eval") else "", label=name)
-        axes.set(title=title, xlabel="step")
-        axes.legend(fontsize=7)
+    for axes, names in zip(figure.subplots(1, len(panels)), panels):
+        for name in names.split():
+            points = {log["step"]: log[name] for log in history if name in log}
+            axes.plot(points.keys(), points.values(), marker="o" if name.startswith("eval") else "", label=name)
+        axes.set_xlabel("step")
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-class Lines(TrainerCallback):
+class Lines(transformers.TrainerCallback):
     """Plain progress lines where there is no terminal, curves as it goes, and a list of file sizes in each checkpoint
     that marks it as complete."""
 
@@ -339,26 +310,26 @@ def newest_complete(checkpoints):
     return None
 
 
-def prepare_checkpoints(args, data_sha256):
-    """Folder for checkpoints and the one to resume from. Refuses to mix two runs."""
-    folder = Path(args.out.rstrip("/") + "-checkpoints")
-    kept = {k: v for k, v in vars(args).items() if k not in ("out", "resume", "report_to", "merge")}
-    this_run = {"parameters": kept, "data_sha256": data_sha256}
-    if not args.resume:
+def prepare_checkpoints(args, data_sha256, template):
+    """(Folder of its own for each run, so that no two mix; the checkpoint to resume from, or None)."""
+    free = ("out", "resume", "report_to", "merge", "batch_tokens", "gradient_checkpointing", "packing", "max_dropped")
+    run = {k: v for k, v in vars(args).items() if k not in free} | {"data": data_sha256, "template": template}
+    folder = Path(args.out.rstrip("/") + "-checkpoints") / fingerprint(run)
+    if not args.resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "run.json").exists() and (before := json.loads((folder / "run.json").read_text())) != this_run:
-        other = [k for k in kept if before["parameters"].get(k) != kept[k]] or ["data"]
-        mend = "--no-resume, or another --out"
-        refuse(f"{folder} belongs to a run with other {', '.join(other)}", "the same run", mend)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(this_run))
-    return folder, newest_complete(folder)
+    return folder, newest_complete(folder) if args.resume else None
 
 
 def training_arguments(args, checkpoints, pairs):
     """TRL's configuration for this machine: a GPU in bfloat16 where there is one, otherwise the CPU in float32."""
     gpu, world = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1))
-    bf16 = args.precision == "bfloat16" or args.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    bf16 = (
+        args.precision == "bfloat16"
+        or args.precision == "auto"
+        and gpu
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     # % if method == "qlora"
     optimizer = "adamw_8bit" if gpu else "adamw_torch"
     # % else
@@ -408,10 +379,13 @@ def load_base(args, config):
     # % elif method == "qlora"
     quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     quantization |= {"bnb_4bit_compute_dtype": str(options["dtype"]).split(".")[1], "llm_int8_skip_modules": ["score"]}
-    options |= {"quantization_config": BitsAndBytesConfig(**quantization), "device_map": {"": config.device}}
+    options |= {
+        "quantization_config": transformers.BitsAndBytesConfig(**quantization),
+        "device_map": {"": config.device},
+    }
     # % endif
-    set_seed(args.seed)  # before the model: its head starts random
-    model, info = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
+    transformers.set_seed(args.seed)  # before the model: its head starts random
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(args.model, **options)
     if lost := set(info["missing_keys"]) - {"score.weight"}:
         refuse(f"{args.model} lacks weights: {', '.join(sorted(lost)[:3])}", "a whole decoder model", "another --model")
     return model, adapter, quantization
@@ -420,13 +394,17 @@ def load_base(args, config):
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
     own_folder(args.out, "reward.json")
+    if args.batch_size % (world := int(os.environ.get("WORLD_SIZE", 1))):
+        refuse(
+            f"{args.batch_size} pairs for {world} processes", "a multiple", f"--batch-size {world * args.batch_size}"
+        )
     tokenizer = load_tokenizer(args)
     train, train_counts = encode_pairs("train", tokenizer, args)
     held_out, eval_counts = encode_pairs("eval", tokenizer, args)
     if args.loss == "scaled" and "margin" not in train.column_names:
         refuse("--loss scaled, and the pairs have no margin", "a margin column", "format.py --margin PATH")
     data_sha256 = json.loads((Path(args.data) / "report.json").read_text())["data_sha256"]
-    checkpoints, resume_from = prepare_checkpoints(args, data_sha256)
+    checkpoints, resume_from = prepare_checkpoints(args, data_sha256, fingerprint(tokenizer.chat_template))
     config = training_arguments(args, checkpoints, len(train))
     model, adapter, quantization = load_base(args, config)
     trainer = ExactTrainer(
@@ -437,11 +415,11 @@ def main(args):
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[Lines(), *[EarlyStoppingCallback(args.patience)] * (args.patience > 0)],
+        callbacks=[Lines(), *[transformers.EarlyStoppingCallback(args.patience)] * (args.patience > 0)],
     )
     trainer.seen = []
     trainer.loss_options = {"kind": args.loss, "smoothing": args.label_smoothing, "center": args.center_rewards}
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
     for parameter in trainer.model.parameters():  # TRL rounds QLoRA's trained weights, head included, to bfloat16
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -452,7 +430,7 @@ def main(args):
     dtype = "bfloat16" if config.bf16 else "float32"
     print(f"{config.device} x {config.world_size}, {dtype}, {config.optim}; {packing}")
 
-    state = TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
+    state = transformers.TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
     control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}) if state else {}
     if control.get("should_training_stop"):  # after the last step or an early stop, train() would take one step more
         trainer._load_from_checkpoint(state.best_model_checkpoint if config.load_best_model_at_end else resume_from)
@@ -503,18 +481,18 @@ def save(args, trainer, tokenizer, facts):
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
         "probes": [{"messages": m, "ids": fingerprint(i), "score": s} for m, i, s in zip(PROBES, ids, scores)],
     }
-    (beside / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
+    (beside / "reward.json").write_text(json.dumps(reward, indent=2))
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = None  # room for the copy that is loaded next
     gc.collect()
-    load_reward_model(beside)
+    load_reward_model(beside, facts["dtype"])
     # % if method != "full"
     if args.merge:
         merged = load_reward_model(beside, "float32", dequantize=True)[0].merge_and_unload()
         merged.save_pretrained(beside / "merged")
         tokenizer.save_pretrained(beside / "merged")
-        reward |= {"quantization": None, "dtype": "float32"}
-        (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2, ensure_ascii=False))
+        reward |= {"quantization": None}
+        (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2))
         load_reward_model(beside / "merged", "float32")
     # % endif
     shutil.rmtree(args.out, ignore_errors=True)

@@ -3,7 +3,7 @@ def convert(row, args):
     label = look_up(row, args.winner)
     label = str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
     first, second = (as_messages(look_up(row, path), "assistant") for path in (args.chosen, args.rejected))
-    if label in args.ties:
+    if label in args.ties and label not in (args.a_wins, args.b_wins):
         raise Reject("tie", f"label {label!r}")
     if label not in (args.a_wins, args.b_wins):
         raise Reject("unknown_label", f"label {label[:40]!r} is neither {args.a_wins!r} nor {args.b_wins!r}")

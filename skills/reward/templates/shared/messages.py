@@ -34,6 +34,8 @@ def as_messages(value, role):
         who = ROLES.get(str(who), str(who))
         if who not in ("system", "developer", "user", "assistant", "tool"):
             raise Reject("unknown_role", f"role {who[:40]!r}")
+        if lost := [k for k in ("reasoning_content", "reasoning", "thinking", "tool_calls") if message.get(k)]:
+            raise Reject("unsupported_field", f"a {who} turn has {', '.join(lost)}, which would be lost")
         if not isinstance(said, str):
             raise Reject("wrong_type", f"content of a {who} turn is {type(said).__name__}, not text")
         messages.append({"role": who, "content": said})

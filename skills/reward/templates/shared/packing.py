@@ -87,7 +87,7 @@ def try_packing(model, groups, wanted, tolerance):
     if reason := why_not_packable(base) if wanted else "packing is off":
         return f"padded batches: {reason}"
     padded, vocabulary = score_ids(model, groups, 8192), model.config.get_text_config().vocab_size
-    AttentionInterface.register("packed_groups", packed_attention)
+    transformers.AttentionInterface.register("packed_groups", packed_attention)
     base.padded_attention = base.config._attn_implementation
     base.set_attn_implementation("packed_groups")
     base.forward, base.packs = MethodType(packed_forward, base), True
@@ -99,7 +99,7 @@ def try_packing(model, groups, wanted, tolerance):
         reason = f"rewards differ by {(packed - padded).abs().max() / padded.abs().max():.1e}, leak {leak:.1e}"
         if leak <= 1e-5 and (packed - padded).abs().max() <= tolerance * padded.abs().max():
             return "packed batches, shared prompts computed once; checked against padded ones"
-    except (NotImplementedError, RuntimeError, TypeError) as error:
+    except Exception as error:  # no kernel in this torch, or none for these shapes; padding always works
         reason = str(error)[:200]
     stop_packing(model)
     return f"padded batches: {reason}"
