@@ -100,7 +100,7 @@ ROWS = [  # a row, and what its output must hold
     ({"id": "c", **ASK}, {"id": "c", "error": "missing_column"}),
     ({"id": "d", **ASK, "responses": ["Slowly.", "Never, " * 400, "Slowly."]}, {"truncated": [False, True, False]}),
     ({"id": "e", **ASK, "response": "word " * 800}, {"id": "e", "truncated": True, "tokens": 256}),
-    ({"id": "f", **ASK, "response": None}, {"id": "f", "error": "wrong_type"}),
+    ({"id": "f", **ASK, "response": None}, {"id": "f", "error": "missing_column"}),
     ({"id": "g", "messages": [{"role": "robot", "content": "x"}]}, {"id": "g", "error": "unknown_role"}),
     ({"id": "h", "messages": TURNS[:1]}, {"id": "h", "error": "last_turn_not_assistant"}),
     ([1, 2], {"error": "not_an_object"}),

@@ -375,10 +375,11 @@ def main(args):
     lengths = [[sum(len(m["content"]) for m in p[side]) for p in pairs] for side in ("chosen", "rejected")]
 
     def measure(rows):
-        """Accuracy of the model and of "the longer answer is better" on the pairs with these numbers."""
+        """Accuracy of the model on these pairs, and of length alone: the better of longer and of shorter."""
         measured = accuracy([chosen[i] for i in rows], [rejected[i] for i in rows])
         longer = accuracy(*([side[i] for i in rows] for side in lengths))
-        return measured | {"length_baseline": longer["accuracy"], "truncated": sum(cut[i] for i in rows)}
+        alone = {"longer": longer["accuracy"], "length_baseline": max(longer["accuracy"], 1 - longer["accuracy"])}
+        return measured | alone | {"truncated": sum(cut[i] for i in rows)}
 
     sources = sorted({p["source"] for p in pairs})
     metrics = measure(range(len(pairs)))
@@ -407,7 +408,7 @@ def main(args):
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(beside, args.out)
     width = max(map(len, ["all", *sources]))
-    print(f"{'source':{width}}  pairs  accuracy  95 % interval    longer is better   ties  truncated")
+    print(f"{'source':{width}}  pairs  accuracy  95 % interval         length alone   ties  truncated")
     for name, m in {"all": metrics, **metrics["by_source"]}.items():
         interval = f"[{m['low']:.3f}, {m['high']:.3f}]  {m['length_baseline']:>16.3f}"
         print(

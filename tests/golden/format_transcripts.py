@@ -366,7 +366,8 @@ def main(args):
     print(f"{report['rows']} rows: {report['pairs']} pairs, {report['ties']} ties; rejected: {counted}")
     there = f"in {args.out}; see report.json and rejected.jsonl there"
     print(f"{report['train']} train + {report['eval']} eval pairs {there}")
-    print(f"preferring the longer answer is right in {report['chosen_longer']:.1%}: a model must beat that")
+    longer = report["chosen_longer"]
+    print(f"length alone is right in {max(longer, 1 - longer):.1%}: a model must beat that")
 
 
 # %% Run

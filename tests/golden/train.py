@@ -227,7 +227,8 @@ def encode_pairs(split, tokenizer, args):
         counts["truncated"] += cut + cut_too > 0
         rows.append({"chosen_ids": chosen, "rejected_ids": rejected} | {k: pair[k] for k in ("margin",) if k in pair})
     dropped, counts = len(pairs) - len(rows), dict(+counts)
-    print(f"{split}: {len(rows)} of {len(pairs)} pairs kept; {counts or 'none dropped or cut'}")
+    happened = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none dropped or cut"
+    print(f"{split}: {len(rows)} of {len(pairs)} pairs kept; {happened}")
     if "thinking_erased" in counts and args.thinking == "keep":
         lost = f"the chat template deletes the thinking in {counts['thinking_erased']} {split} pairs"
         refuse(lost, "a template that keeps it", "--chat-template FILE, or --thinking erase")
@@ -235,7 +236,7 @@ def encode_pairs(split, tokenizer, args):
         mend = f"--max-length {2 * args.max_length}, --overlong truncate or --max-dropped 1"
         if counts.get("overlong", 0) < dropped / 2:
             mend = "--chat-template FILE, one that keeps what tells the answers apart, or --max-dropped 1"
-        refuse(f"{dropped} of {len(pairs)} {split} pairs dropped: {counts}", f"at most {args.max_dropped:.0%}", mend)
+        refuse(f"{dropped} of {len(pairs)} {split} pairs dropped: {happened}", f"at most {args.max_dropped:.0%}", mend)
     return Dataset.from_list(rows), counts
 
 
@@ -678,7 +679,7 @@ def training_arguments(args, checkpoints, pairs):
         save_total_limit=2,
         load_best_model_at_end=args.keep_best or args.patience > 0,
         metric_for_best_model="eval_accuracy",
-        logging_steps=10,
+        logging_steps=min(10, max(1, steps // 20)),
         logging_nan_inf_filter=False,
         restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         seed=args.seed,
@@ -736,7 +737,10 @@ def main(args):
         packing = try_packing(trainer.model, pairs_of(train[:4]), args.packing, 5e-2 if config.bf16 else 1e-4)
     trainer.data_collator.packs = getattr(trainer.model, "packs", False)
     dtype = "bfloat16" if config.bf16 else "float32"
-    print(f"{config.device} x {config.world_size}, {dtype}, {config.optim}; {packing}")
+    print(f"{config.device} x {config.world_size}, {dtype}, {getattr(config.optim, 'value', config.optim)}; {packing}")
+    print(
+        f"going on from {resume_from}" if resume_from else "no checkpoint to go on from: starting at step 0", flush=True
+    )
 
     state = transformers.TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
     control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}) if state else {}
@@ -755,6 +759,8 @@ def main(args):
         low, high, pairs = metrics["eval_low"], metrics["eval_high"], metrics["eval_pairs"]
         print(f"held-out accuracy {metrics['eval_accuracy']:.3f} [{low:.3f}, {high:.3f}] on {pairs} pairs")
         print(f"written to {args.out}; loaded again, its {len(PROBES)} probes score the same")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 # %% Saving, and the proof that what was saved is what was trained

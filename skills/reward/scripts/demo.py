@@ -93,6 +93,7 @@ def preferences(count, seed=0):
 def make_base(folder, rows):
     """A Qwen3-shaped language model of about 0.2M random weights, with its own tokenizer and a ChatML template."""
     import torch
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -110,6 +111,7 @@ def make_base(folder, rows):
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -186,7 +188,7 @@ def as_text(found, command):
     lines = [
         "",
         f"held-out accuracy  {found['eval_accuracy']:.3f}  [{low:.3f}, {high:.3f}] on {found['pairs']} pairs",
-        f"longer is better   {found['length_baseline']:.3f}",
+        f"length alone       {found['length_baseline']:.3f}",
         f"seconds            {found['seconds']}",
         "",
         *(f"{name:20} {path}" for name, path in found["artefacts"].items()),

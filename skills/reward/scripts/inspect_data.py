@@ -90,7 +90,7 @@ def inspect(sources, overrides=None):
     if mapping and share < 0.95:
         warnings.append(f"only {share:.0%} of the first rows have the shape {name}")
     if abs(report["chosen_longer"] - 0.5) > 0.15:
-        warnings.append(f"chosen is the longer answer in {report['chosen_longer']:.0%}: a model may learn length alone")
+        warnings.append(f"chosen is the longer answer in {report['chosen_longer']:.0%}: length alone tells much")
     if len(prompts) < report["pairs"] / 2:
         warnings.append(
             f"{report['pairs']} pairs share {len(prompts)} prompts; the split keeps each prompt on one side"

@@ -20,6 +20,7 @@ not installed. DATA is a file, several, a folder or a hub dataset id.
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -127,6 +128,9 @@ def inspect(words):
     return 0
 
 
+SMALL_DATA = (("format", "eval_fraction"), ("train", "batch_size"), ("train", "eval_steps"))
+
+
 def init(words):
     example = "reward.py init pairs.jsonl --model Qwen/Qwen3-0.6B --method lora"
     parser = parser_for("init", "Inspect the data and write recipe.toml, the one file to edit.", example)
@@ -147,6 +151,9 @@ def init(words):
         raise ToolError(
             f"{path} is there already", "a new file", "--force to replace it, or --recipe OTHER.toml", WRONG_USE
         )
+    local = Path(args.model).is_dir()
+    if not local and (args.model.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", args.model)):
+        raise ToolError(f"no folder {args.model}", "a model folder that exists, or a hub id", "--model OTHER")
     tables = recipe.assign({"format": {}, "train": {"model": args.model, "method": args.method}}, args.set)
     found = inspect_data.inspect(args.data, {**tables["format"], **stage_values(args)})
     home = path.resolve().parent
@@ -165,9 +172,13 @@ def init(words):
     if found["pairs"] < 1000:
         tables["format"].setdefault("eval_fraction", 0.2)
         tables["train"].setdefault("batch_size", 16)
+    steps = found["pairs"] // recipe.validate("train", tables["train"]).batch_size
+    tables["train"].setdefault("eval_steps", min(100, max(1, steps // 4)))
     render.write(path, recipe.dump(tables))
     facts = {key: found[key] for key in ("schema", "rows", "pairs", "ties", "rejected", "warnings")}
     text = f"{found['pairs']} pairs ({found['schema']}); wrote {path}"
+    chosen = {f"{s}.{k}": v for s, k in SMALL_DATA if (v := tables[s].get(k)) is not None}
+    text += "\nchosen for this much data: " + ", ".join(f"{key} = {value}" for key, value in chosen.items())
     text += "".join(f"\nwarning: {warning}" for warning in found["warnings"])
     answer(args, {"recipe": str(path), **facts}, f"{text}\nnext: reward.py render, then check --smoke, then run")
     return 0

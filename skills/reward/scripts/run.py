@@ -64,6 +64,21 @@ def write_scripts(folder, stages, keep_edits=False, force=False):
     return paths
 
 
+def as_recipe_says(folder, stage, values):
+    """Renew a script that is as it was rendered but from an older recipe. False where it was edited by hand."""
+    path, memory, text = (
+        script_path(folder, stage),
+        Path(folder) / "run" / "rendered.json",
+        render.render(stage, values),
+    )
+    there, known = path.read_text(encoding="utf-8"), json.loads(memory.read_text()) if memory.exists() else {}
+    if there != text and known.get(stage) == digest_of(there):
+        render.write(path, text)
+        render.write(memory, json.dumps(known | {stage: digest_of(text)}, indent=1))
+        there = text
+    return there == text
+
+
 def digest_of(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -91,8 +106,8 @@ def run(folder, stages, wanted=None, force=False, quiet=False, say=print):
         if wanted and stage not in wanted:
             continue
         path, result = script_path(folder, stage), {"stage": stage, "out": str(folder / values.out)}
-        if path.read_text(encoding="utf-8") != render.render(stage, values):
-            say(f"{stage}: {path} is not what the recipe renders now; running it as it is (renew: reward.py render)")
+        if not as_recipe_says(folder, stage, values):
+            say(f"{stage}: {path} was edited by hand; running it as it is (the recipe's: reward.py render --force)")
         if not wanted and stage == "score" and not all((folder / p).exists() for p in values.data):
             say(f"{stage}: left out, there is no {', '.join(values.data)}")
             continue
@@ -107,7 +122,7 @@ def run(folder, stages, wanted=None, force=False, quiet=False, say=print):
             raise ToolError(
                 f"{stage} stopped with exit code {code}; its last lines above say why",
                 "exit code 0",
-                "mend what it names, then: reward.py run",
+                "what it names: a flag --max-length is max_length under [train] in the recipe. Then: reward.py run",
                 code if code in (2, 3, 5) else CHECK_FAILED,
             )
         state[stage] = key_of(folder, stage, values)

@@ -66,6 +66,7 @@ def make_small_model(base, folder):
     kind = getattr(
         transformers, (config.architectures or ["AutoModelForCausalLM"])[0], transformers.AutoModelForCausalLM
     )
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     kind(shrink(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
