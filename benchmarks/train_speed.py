@@ -10,6 +10,7 @@ of long shared contexts with short answers (`long`). Weights and tokens are rand
 
 import argparse
 import copy
+import gc
 import importlib.util
 import json
 import os
@@ -152,7 +153,9 @@ def run(variant, shape_rows, args, libraries, script, base):
             )
             trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
         trainer.remove_callback(transformers.PrinterCallback)
+        gc.collect()  # earlier trainers hold their model in reference cycles
         if gpu:
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         trainer.train()
     peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else None
