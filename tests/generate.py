@@ -1,6 +1,7 @@
 """Writes every generated file, or with --check says which are stale: golden scripts, parameters.md, the manifests."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -26,10 +27,11 @@ def golden():
 
 
 def manifests():
-    """plugin.json and its copy for Claude Code, with the one version."""
+    """plugin.json, its copy for Claude Code and SKILL.md, with the one version."""
     manifest = json.loads((ROOT / "plugin.json").read_text())
     text = json.dumps({**manifest, "version": VERSION}, indent=2, ensure_ascii=False) + "\n"
-    return {ROOT / "plugin.json": text, ROOT / ".claude-plugin" / "plugin.json": text}
+    skill = re.sub(r'(?m)^  version: ".*"$', f'  version: "{VERSION}"', (SKILL / "SKILL.md").read_text())
+    return {ROOT / "plugin.json": text, ROOT / ".claude-plugin" / "plugin.json": text, SKILL / "SKILL.md": skill}
 
 
 def generated():
