@@ -144,7 +144,7 @@ def test_init_writes_what_load_reads(project):
     loaded = recipe.load(project / "recipe.toml")
     given = {stage: values.model_dump(exclude_unset=True) for stage, values in loaded.items()}
     assert given["format"] == {"data": ["good.jsonl"], "kind": "pairs", "eval_fraction": 0.2}
-    assert given["train"] == {"model": "base", "method": "full", "batch_size": 16}
+    assert given["train"] == {"model": "base", "method": "full", "batch_size": 16, "eval_steps": 1}
     assert recipe.dump(given) == (project / "recipe.toml").read_text()
     assert loaded == {stage: recipe.validate(stage, given[stage]) for stage in STAGES}
 
@@ -182,7 +182,7 @@ def test_run_ends_with_the_exit_code_of_a_broken_script(project):
         (project / "run" / "format.py").write_text(f"raise SystemExit({theirs})\n")
         done = tool("run", "format", "--json", cwd=project, code=ours)
         assert f"format stopped with exit code {theirs}" in json.loads(done.stdout)["error"]["received"]
-        assert "is not what the recipe renders now" in done.stderr
+        assert "was edited by hand" in done.stderr
     assert not (project / "data").exists()
 
 
@@ -200,6 +200,19 @@ def test_run_goes_again_when_something_changed(project):
     write_pairs(project / "preferences.jsonl")
     assert statuses() == ["done"]
     assert (project / "run" / "format.py").read_text().endswith("# edited\n")
+
+
+def test_scripts_follow_the_recipe_and_edits_are_kept(project):
+    script, recipe_file = project / "run" / "format.py", project / "recipe.toml"
+    tool("render", cwd=project)
+    recipe_file.write_text(recipe_file.read_text().replace("eval_fraction = 0.2", "eval_fraction = 0.3"))
+    tool("run", "format", cwd=project)
+    assert '"--eval-fraction", type=within(float, 0.001, 0.9), default=0.3' in script.read_text()
+    script.write_text(script.read_text() + "# edited\n")
+    assert "was edited by hand" in tool("render", cwd=project, code=2).stderr
+    assert script.read_text().endswith("# edited\n")
+    tool("render", "--force", cwd=project)
+    assert not script.read_text().endswith("# edited\n")
 
 
 # ---- Check -----------------------------------------------------------------------------------------------------------
