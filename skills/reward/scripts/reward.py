@@ -4,6 +4,8 @@
 # ///
 """From preference data to a checked reward model: inspect, init, render, check, run.
 
+usage: reward.py COMMAND [...]
+
     reward.py doctor                                   what this machine has and lacks
     reward.py inspect DATA                             schema, counts, warnings, three converted rows
     reward.py init DATA --model BASE                   write recipe.toml, the one file to edit
