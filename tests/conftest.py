@@ -69,3 +69,21 @@ def pairs(tmp_path_factory):
     words = ["--data", "preferences.jsonl", "--source", "kind", "--eval-fraction", "0.25"]
     python(ROOT / "tests" / "golden" / "format.py", *words, cwd=folder)
     return folder / "data"
+
+
+SMALL_TRAINING = "--batch-size 8 --batch-tokens 300 --max-steps 30 --eval-steps 5 --learning-rate 1e-3".split()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def words_of(base, pairs, home):
+    """The words of one training, with its model at home/OUT."""
+
+    def words(out, *more):
+        return [*SMALL_TRAINING, "--model", base, "--data", pairs, "--out", home / out, *more]
+
+    return words

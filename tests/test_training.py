@@ -5,110 +5,32 @@ a copy, refusals) runs the same golden scripts inside this process, which is a f
 """
 
 import functools
-import importlib.util
 import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, ROOT, python, read_jsonl, write_jsonl
-
-GOLDEN = ROOT / "tests" / "golden"
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-os.environ.update(ENVIRONMENT | ONE_THREAD)  # before anything here imports torch
-SCRIPTS = {"full": "train", "lora": "train_lora", "qlora": "train_qlora"}
-METHODS = list(SCRIPTS)
-CLOSE = 1e-5
-WORDS = "--batch-size 8 --batch-tokens 300 --max-steps 30 --eval-steps 5 --learning-rate 1e-3".split()
-STRIPPING = (  # deletes everything up to </think>, as the templates of DeepSeek-R1's distillations do
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+from trainings import (
+    GOLDEN,
+    METHODS,
+    ONE_THREAD,
+    SCRIPTS,
+    assert_same_weights,
+    call,
+    copied,
+    pairs_of,
+    read_json,
+    refused,
+    same,
+    weights_of,
 )
-
-
-@functools.cache
-def golden(name):
-    """A golden script as a module."""
-    spec = importlib.util.spec_from_file_location(f"golden_{name}", GOLDEN / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    import torch
-
-    torch.set_num_threads(1)
-    return module
-
-
-def call(name, *words):
-    """Run a golden script inside this process."""
-    module = golden(name)
-    module.main(module.parameters([str(word) for word in words]))
-
-
-def refused(capsys, name, *words):
-    """Run a golden script that must stop with exit code 3; its message."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        call(name, *words)
-    told = capsys.readouterr().err
-    assert stop.value.code == 3, told
-    assert "expected:" in told and "try:" in told, told
-    return told
-
-
-def read_json(path):
-    return json.loads(Path(path).read_text())
-
-
-def pairs_of(path):
-    from pyarrow.parquet import read_table
-
-    return read_table(path).to_pylist()
-
-
-def weights_of(folder):
-    from safetensors.torch import load_file
-
-    return load_file(next(Path(folder).glob("*model.safetensors")))
-
-
-def assert_same_weights(folder, other):
-    import torch
-
-    a, b = weights_of(folder), weights_of(other)
-    assert a.keys() == b.keys()
-    differing = {name: (a[name] - b[name]).abs().max().item() for name in a if not torch.equal(a[name], b[name])}
-    assert not differing
-
-
-def same(some, others):
-    assert len(some) == len(others)
-    assert max(abs(a - b) for a, b in zip(some, others)) < CLOSE
-
-
-def copied(folder, new):
-    return Path(shutil.copytree(folder, new))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("training")
-
-
-@pytest.fixture(scope="module")
-def words_of(base, pairs, home):
-    """The words of one training, with its model at home/OUT."""
-
-    def words(out, *more):
-        return [*WORDS, "--model", base, "--data", pairs, "--out", home / out, *more]
-
-    return words
 
 
 @pytest.fixture(scope="module")
@@ -441,164 +363,6 @@ def test_equal_scores_are_ties(trained, pairs, tmp_path):
     metrics = read_json(tmp_path / "out" / "metrics.json")
     assert metrics["ties"] == metrics["pairs"] == sum(m["ties"] for m in metrics["by_source"].values())
     assert metrics["accuracy"] == 0.5 and metrics["loss"] == pytest.approx(math.log(2))
-
-
-# ---- Overlong pairs --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def lengths(base, pairs):
-    """split -> tokens of the longer side of each pair."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-
-    def longer(pair):
-        texts = [tokenizer.apply_chat_template(pair["prompt"] + pair[side], tokenize=False) for side in SIDES]
-        return max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
-
-    return {split: [longer(pair) for pair in pairs_of(pairs / f"{split}.parquet")] for split in ("train", "eval")}
-
-
-SIDES = ("chosen", "rejected")
-FEW = ["--max-steps", "2", "--eval-steps", "2"]
-
-
-@pytest.mark.parametrize("overlong, counted", [("drop", "overlong"), ("truncate", "truncated")])
-def test_overlong_pairs_are_counted(overlong, counted, lengths, words_of, home, pairs, capsys):
-    limit = sorted(lengths["train"])[len(lengths["train"]) // 2]
-    above = {split: sum(n > limit for n in lengths[split]) for split in lengths}
-    assert min(above.values()) > 0
-    out = home / f"overlong-{overlong}"
-    call("train", *words_of(out, *FEW, "--max-length", limit, "--overlong", overlong, "--max-dropped", 1))
-    told, reward = capsys.readouterr().out, read_json(out / "reward.json")
-    assert reward["data"]["train"] == {counted: above["train"]}
-    assert reward["data"]["eval"] == {"truncated": above["eval"]}, "held-out pairs are cut, never dropped"
-    assert reward["metrics"]["eval_pairs"] == len(lengths["eval"])
-    kept = len(lengths["train"]) - (above["train"] if overlong == "drop" else 0)
-    assert f"train: {kept} of {len(lengths['train'])} pairs kept" in told and f"{above['train']}" in told
-    call("evaluate", "--model", out, "--data", pairs / "eval.parquet", "--out", out / "eval")
-    metrics = read_json(out / "eval" / "metrics.json")
-    assert (metrics["truncated"], metrics["max_length"]) == (above["eval"], limit)
-    same([metrics["loss"]], [reward["metrics"]["eval_loss"]])
-
-
-def test_too_many_overlong_pairs_are_refused(lengths, words_of, capsys):
-    limit = sorted(lengths["train"])[len(lengths["train"]) // 2]
-    told = refused(capsys, "train", *words_of("refused", *FEW, "--max-length", limit))
-    above = sum(n > limit for n in lengths["train"])
-    assert f"{above} of {len(lengths['train'])} train pairs dropped" in told and "--max-length" in told
-
-
-# ---- Thinking --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["<think>", ""], ids=["opening tag", "opening tag in the prompt"])
-def thoughts(request, home):
-    """Formatted pairs whose answers differ only in their thinking."""
-    rows = [
-        {"prompt": f"What is {n} + {n}?", "chosen": f"{n} twice.</think>{2 * n}", "rejected": f"Hm.</think>{2 * n}"}
-        for n in range(60)
-    ]
-    opened = [row | {side: request.param + row[side] for side in SIDES} for row in rows]
-    folder = home / f"thoughts{request.param.strip('<>')}"
-    data = write_jsonl(home / f"{folder.name}.jsonl", opened)
-    call("format", "--data", data, "--out", folder, "--eval-fraction", 0.3)
-    return folder
-
-
-def test_template_that_deletes_the_thinking_is_refused(thoughts, words_of, home, capsys):
-    (home / "stripping.jinja").write_text(STRIPPING)
-    words = words_of("stripped", *FEW, "--data", thoughts, "--chat-template", home / "stripping.jinja")
-    told = refused(capsys, "train", *words)
-    assert "thinking" in told and "--chat-template" in told, told
-    told = refused(capsys, "train", *words, "--thinking", "erase")
-    assert "identical_after_template" in told, told
-
-
-def test_template_that_keeps_the_thinking_trains(thoughts, words_of, home):
-    out = home / f"kept-{thoughts.name}"
-    call("train", *words_of(out, *FEW, "--data", thoughts))
-    reward = read_json(out / "reward.json")
-    assert reward["data"]["train"] == reward["data"]["eval"] == {}
-    call("evaluate", "--model", out, "--data", thoughts / "eval.parquet", "--out", out / "eval")
-    assert all(row["chosen"] != row["rejected"] for row in read_jsonl(out / "eval" / "scores.jsonl"))
-
-
-# ---- Template and tokens ---------------------------------------------------------------------------------------------
-
-
-def base_with(base, folder, template=None, spare=(), embedded=True, **tokens):
-    """A copy of the base model with other special tokens, more of them, and another template."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(copied(base, folder))
-    tokenizer.chat_template = template or tokenizer.chat_template
-    tokenizer.add_special_tokens({"additional_special_tokens": list(spare)})
-    for name, token in tokens.items():
-        setattr(tokenizer, name, token)
-    tokenizer.save_pretrained(folder)
-    if spare and embedded:
-        model = AutoModelForCausalLM.from_pretrained(base)
-        model.resize_token_embeddings(len(tokenizer))
-        model.save_pretrained(folder)
-    return folder
-
-
-ENDS_IN_EOS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ eos_token }}"
-
-
-@pytest.mark.parametrize(
-    "template, tokens, pad",
-    [
-        (None, {"pad_token": None, "unk_token": "<|endoftext|>"}, "<|endoftext|>"),
-        (None, {"pad_token": None, "bos_token": "<|endoftext|>"}, "<|endoftext|>"),
-        (None, {"pad_token": "<|im_end|>", "spare": ["<|spare_pad|>"]}, "<|spare_pad|>"),
-        (ENDS_IN_EOS, {"pad_token": "<|im_end|>", "spare": ["<|reserved_0|>"]}, "<|reserved_0|>"),
-        (ENDS_IN_EOS, {"pad_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<think>"}, "<think>"),
-    ],
-)
-def test_padding_is_neither_the_end_nor_the_pooled_token(template, tokens, pad, base, tmp_path):
-    module = golden("train")
-    model = base_with(base, tmp_path / "base", template, **tokens)
-    tokenizer = module.load_tokenizer(module.parameters(["--model", str(model)]))
-    ids, _ = module.encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer, 100)
-    assert tokenizer.pad_token == pad
-    assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, ids[-1], None)
-
-
-def test_no_token_to_pad_with_is_refused(base, tmp_path, words_of, capsys):
-    model = base_with(base, tmp_path / "base", pad_token="<|im_end|>")
-    assert "pad" in refused(capsys, "train", *words_of("refused", "--model", model))
-
-
-def test_padding_without_an_embedding_is_refused(base, tmp_path, words_of, capsys):
-    """A token added to the tokenizer alone: its id lies beyond the model's embeddings."""
-    model = base_with(base, tmp_path / "base", pad_token=None, spare=["<|spare_pad|>"], embedded=False)
-    assert "pad" in refused(capsys, "train", *words_of(tmp_path / "model", *FEW, "--model", model))
-
-
-def test_no_template_is_refused(base, tmp_path, words_of, capsys):
-    model = copied(base, tmp_path / "base")
-    (model / "chat_template.jinja").unlink()
-    assert "--chat-template" in refused(capsys, "train", *words_of("refused", "--model", model))
-
-
-def test_dated_template_is_pinned_and_padding_found(base, pairs, tmp_path, words_of):
-    dated = "{% if strftime_now is defined %}Today: {{ strftime_now('%d %b %Y') }}\n{% endif %}" + ENDS_IN_EOS
-    model = base_with(base, tmp_path / "base", dated, pad_token=None, unk_token="<|endoftext|>")
-    out = tmp_path / "model"
-    call("train", *words_of(out, *FEW, "--model", model))
-    written = (out / "chat_template.jinja").read_text()
-    assert "strftime_now(" not in written and "01 Jan 2025" in written
-    reward = read_json(out / "reward.json")
-    assert (reward["pad_token"], reward["pooled_token"]) == ("<|endoftext|>", "<|im_end|>")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    assert read_json(out / "config.json")["pad_token_id"] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    call("evaluate", "--model", out, "--data", pairs / "eval.parquet", "--out", out / "eval")
-    same([read_json(out / "eval" / "metrics.json")["loss"]], [reward["metrics"]["eval_loss"]])
 
 
 # ---- Two processes ---------------------------------------------------------------------------------------------------
