@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 
 import demo
 import nbclient
@@ -11,11 +12,14 @@ import pytest
 import recipe
 import render
 import reward
+import smoke
 from conftest import ENVIRONMENT, write_jsonl
 from stages import PIPELINE, STAGES, shapes
-from trainings import ONE_THREAD
+from test_smoke import there, words_for  # noqa: F401
+from trainings import GOLDEN, ONE_THREAD
 
 SHAPES = [(stage, shape) for stage in STAGES if stage != "serve" for shape in shapes(stage)]
+SAID = {"train": "step 2/2", "evaluate": "accuracy"}  # progress and results, as text
 
 
 @pytest.mark.parametrize(
@@ -70,16 +74,22 @@ def test_notebooks_of_a_recipe_run_where_they_stand(here, capsys):
     assert reward.main(["render", "--notebook", "--force"]) == 0
 
 
-def test_a_model_trains_and_scores_in_kernels(base, pairs, here):
-    """One that trains, with its progress, and one that draws, with its report."""
-    words = {"model": base, "data": pairs, "out": "model", "max_steps": 4, "eval_steps": 2, "batch_size": 4}
-    train = recipe.validate("train", {name: str(value) for name, value in words.items()})
-    evaluate = recipe.validate("evaluate", {"data": str(pairs / "eval.parquet"), "probes": "0"})
-    (here / "train.ipynb").write_text(notebook.as_notebook("train", train))
-    (here / "evaluate.ipynb").write_text(notebook.as_notebook("evaluate", evaluate))
-    assert "step 4/4" in ran(here / "train.ipynb")
-    assert "accuracy" in ran(here / "evaluate.ipynb")
-    assert (here / "eval" / "report.html").stat().st_size > 10_000
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("serve", "verify")])
+def test_a_stage_runs_in_a_kernel(stage, there, here):  # noqa: F811
+    """On small data, with the words of the command line that a script would have."""
+    words = words_for(stage, there, here / "out")
+    made = notebook.as_notebook(stage, recipe.validate(stage, {}))
+    (here / f"{stage}.ipynb").write_text(made.replace("parameters([])", f"parameters({words})".replace('"', '\\"')))
+    said = ran(here / f"{stage}.ipynb")
+    assert (here / "out").exists() and SAID.get(stage, "") in said
+
+
+def test_a_running_server_is_checked_from_a_kernel(there, here):  # noqa: F811
+    server = [sys.executable, str(GOLDEN / "serve.py"), *smoke.words("serve", there)]
+    with smoke.serving(server, there) as (url, _):
+        values = {"url": f"{url}/score", "export": str(there / "export")}
+        (here / "verify.ipynb").write_text(notebook.as_notebook("verify", recipe.validate("verify", values)))
+        assert "agree" in ran(here / "verify.ipynb")
 
 
 def test_a_server_is_no_notebook(capsys):

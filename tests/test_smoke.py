@@ -75,24 +75,29 @@ def there(base, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.py") if path.stem not in APART))
-def test_runs_as_it_stands(name, there, tmp_path):
+def words_for(name, there, out):
+    """The words that run a golden script on what lies in `there`, writing to `out`, whose folder holds its rows."""
     stage = stage_of(name)
     words = smoke.words(stage, there)
-    out = words.index("--out") + 1
-    words[out] = str(tmp_path / "out")
+    if "--out" in words:
+        words[words.index("--out") + 1] = str(out)
     if stage == "format":
         rows, flags = DATA[name]
-        words += ["--data", str(write_jsonl(tmp_path / "rows.jsonl", rows)), *flags.split()]
+        words += ["--data", str(write_jsonl(out.with_name("rows.jsonl"), rows)), *flags.split()]
     elif stage == "ensemble":
         words += smoke.in_folder(smoke.ENSEMBLE["weights" if name.endswith("weights") else "scores"], there)
     elif name in RATED:
         words += ["--data", str(there / "format_ratings")]
     elif name == "scale_pairs":
         words += ["--data", str(there / "data" / "eval.parquet")]
-    go(name, words, there)
+    return words
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.py") if path.stem not in APART))
+def test_runs_as_it_stands(name, there, tmp_path):
+    go(name, words_for(name, there, tmp_path / "out"), there)
     assert (tmp_path / "out").exists()
-    if stage == "format":
+    if stage_of(name) == "format":
         assert json.loads((tmp_path / "out" / "report.json").read_text())["pairs"] >= len(ASKS)
 
 

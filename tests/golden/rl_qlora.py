@@ -296,6 +296,13 @@ def pack(groups, device="cpu"):
     return row | {"last": torch.tensor(last, device=device)}
 
 
+def segment_mask(queries, keys, window, like):
+    """(queries, keys) in like's dtype: 0 where the last of so many tokens see a key, -inf where they do not."""
+    back = torch.arange(keys - queries, keys, device=like.device)[:, None] - torch.arange(keys, device=like.device)
+    seen = (back >= 0) & (back < (window or keys))
+    return torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, float("-inf"))
+
+
 def packed_attention(module, query, key, value, mask, scaling=None, sliding_window=None, packed=None, **other):
     """transformers' attention interface for packed rows: (1, heads, tokens, dim) in, (1, tokens, heads, dim) out.
 
@@ -314,14 +321,14 @@ def packed_attention(module, query, key, value, mask, scaling=None, sliding_wind
         options = {"scale": scaling, "window_size": (window - 1 if window else -1, 0), "enable_gqa": True}
         return varlen_attn(query, key, value, *packed["ends"], *longest, **options)[None], None
     key, value = (t.repeat_interleave(query.shape[1] // t.shape[0], 0)[None] for t in (key, value))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    masks = packed.setdefault((window, query.dtype), [])  # the same in every layer
     out = []
-    for q0, q1, k0, k1 in zip(q, q[1:], k, k[1:]):
-        segment, seen, n = (query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]), None, k1 - k0
-        if q1 - q0 < n or 0 < window < n:  # the queries are the last of n tokens: causal, aligned to the bottom right
-            back = torch.arange(n - (q1 - q0), n, device=key.device)[:, None] - torch.arange(n, device=key.device)
-            seen = (back >= 0) & (back < (window or n))
-        attend = torch.nn.functional.scaled_dot_product_attention
-        out.append(attend(*segment, seen, is_causal=seen is None, scale=scaling))
+    for i, (q0, q1, k0, k1) in enumerate(zip(q, q[1:], k, k[1:])):
+        segment, m, n = (query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]), q1 - q0, k1 - k0
+        if i == len(masks):
+            masks.append(segment_mask(m, n, window, query) if m < n or 0 < window < n else None)
+        out.append(attend(*segment, masks[i], is_causal=masks[i] is None, scale=scaling))
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 
