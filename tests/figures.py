@@ -33,7 +33,7 @@ def training(found):
         "TRL, sorted by length",
         "packed",
         "packed, prompts shared",
-        "loss differs",
+        "relative loss difference",
     ]
     return table(head, rows)
 
@@ -47,10 +47,10 @@ def scoring(found):
         rows.append([SETS[name], *each, shared, f"{found['largest_difference'][name]:.0e}".replace("e-0", "e-")])
     head = [
         f"scoring, answers/s, {found['k']} to a prompt",
-        "padded, as they come",
-        "padded, sorted",
+        "padded, input order",
+        "padded, sorted by length",
         "`score`",
-        "differ",
+        "largest difference",
     ]
     return table(head, rows)
 
@@ -58,14 +58,14 @@ def scoring(found):
 def serving(found):
     """Requests per second of the server under load."""
     rows = []
-    for name in ("one a forward", "batched"):
+    for name, variant in (("one a forward", "one request per forward pass"), ("batched", "batched")):
         told, speed = found[name], sorted(found[name]["per_second"])
         middle = (speed[(len(speed) - 1) // 2] + speed[len(speed) // 2]) / 2
         rows.append(
-            [name, f"{middle:.0f}", f"{told['p50']:.2f} s", f"{told['p95']:.2f} s", told["wrong"], told["lost"]]
+            [variant, f"{middle:.0f}", f"{told['p50']:.2f} s", f"{told['p95']:.2f} s", told["wrong"], told["lost"]]
         )
     rows[1][1] += f" (**{found['ratio']:.1f}×**)"
-    head = [f"server, {found['clients']} clients", "requests/s", "median wait", "95 % wait", "wrong", "lost"]
+    head = [f"server, {found['clients']} clients", "requests/s", "median latency", "95 % latency", "wrong", "lost"]
     return table(head, rows)
 
 
