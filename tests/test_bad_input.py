@@ -156,7 +156,7 @@ FILES = {
     "ragged.csv": (b"prompt,chosen,rejected\na,b\na,b,c,d\n", "2 not_utf8_or_ragged", "quotes"),
     "cut.parquet": (b"PAR1 and no more", "cut.parquet: ", "open it by hand"),
     "cut.jsonl.gz": (gzip.compress(lines(pair()) * 99)[:-9], "cut.jsonl.gz: ", "open it by hand"),
-    "plain.jsonl.gz": (lines(pair()), "plain.jsonl.gz: ", "open it by hand"),
+    "twice.csv": (b"prompt,chosen,chosen\na,b,c\n", "two columns are named 'chosen'", "open it by hand"),
     "notes.txt": (b"no data", "no data in 'notes.txt'", "a file or folder of .jsonl"),
     "empty.json": (b"", "holds no rows", "another file"),
     "list.json": (b"[]", "holds no rows", "another file"),

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import inspect_data
@@ -124,6 +125,14 @@ PATHS = {  # what -> the parameters, the row
         },
         {"q": Q, "x": GOOD, "y": BAD, "w": "first"},
     ),
+    "label of a table": (
+        {"kind": "choice", "prompt": "q", "chosen": "x", "rejected": "y", "winner": "w", "a_wins": "1", "b_wins": "2"},
+        {"q": Q, "x": BAD, "y": GOOD, "w": "2.0"},
+    ),
+    "other names of roles": (
+        {"prompt": "", "chosen": "yes", "rejected": "no"},
+        {n: [{"role": "User", "content": Q}, {"from": "bot", "value": a}] for n, a in (("yes", GOOD), ("no", BAD))},
+    ),
     "strength": (
         {
             "kind": "choice",
@@ -164,6 +173,11 @@ def test_a_list_where_text_is_wanted_names_the_path_of_its_text(tmp_path):
     assert pairs_of(path, prompt="q+pages.~", chosen="chosen")[0] == [pair(f"{Q}\n\nOne.\nTwo.", GOOD, BAD)]
 
 
+def cells(rows):
+    """Rows as a table without types holds them."""
+    return [{name: str(value) for name, value in row.items()} for row in rows]
+
+
 PROPOSED = {  # what -> rows that fit no schema, words of the flags that are proposed or offered
     "names of answers": (
         [{"query": f"{Q} {n}", "best_answer": GOOD, "worst_answer": BAD} for n in range(9)],
@@ -183,6 +197,16 @@ PROPOSED = {  # what -> rows that fit no schema, words of the flags that are pro
     "one answer in a row": (
         [{"query": f"{Q} {n // 2}", "reply": [GOOD, BAD][n % 2], "grade": n} for n in range(9)],
         ["--kind rated_rows --prompt query --responses reply --ratings grade"],
+    ),
+    "a table of ratings": (
+        cells(
+            {"prompt": f"{Q} {n}", "score_a": 4.0, "score_b": n % 4, "reply_a": GOOD, "reply_b": BAD} for n in range(9)
+        ),
+        ["--kind ratings --prompt prompt --responses reply_a reply_b --ratings score_a score_b"],
+    ),
+    "a table of labels": (
+        cells({"prompt": f"{Q} {n}", "reply_1": GOOD, "reply_2": BAD, "winner": [1.0, 2.0][n % 2]} for n in range(9)),
+        ["--kind choice --prompt prompt --chosen reply_1 --rejected reply_2 --winner winner --a-wins 1 --b-wins 2"],
     ),
 }
 
@@ -283,6 +307,18 @@ FILES = {
     "a.tsv": lambda folder: table(PAIRS, folder, "\t"),
     "a.parquet": lambda folder: parquet(PAIRS, folder),
     "a.arrow": lambda folder: arrow(PAIRS, folder),
+    "gpt-3.5.jsonl": lambda folder: lines(PAIRS),
+    "gzip_without_its_name.jsonl": lambda folder: gzip.compress(lines(PAIRS)),
+    "name_without_its_gzip.jsonl.gz": lambda folder: lines(PAIRS),
+    "utf16.jsonl": lambda folder: lines(PAIRS).decode().encode("utf-16"),
+    "utf16.csv": lambda folder: table(PAIRS, folder, ",").decode().encode("utf-16"),
+    "semicolons.csv": lambda folder: table(PAIRS, folder, ";"),
+    "tabs.csv": lambda folder: table(PAIRS, folder, "\t"),
+    "columns.json": lambda folder: json.dumps({name: [row[name] for row in PAIRS] for name in PAIRS[0]}).encode(),
+    "pandas.json": lambda folder: json.dumps(
+        {n: {str(i): r[n] for i, r in enumerate(PAIRS)} for n in PAIRS[0]}
+    ).encode(),
+    "by_index.json": lambda folder: json.dumps({str(i): row for i, row in enumerate(PAIRS)}).encode(),
     "b.jsonl.gz": lambda folder: gzip.compress(lines(PAIRS)),
     "b.json.gz": lambda folder: gzip.compress(json.dumps(PAIRS).encode()),
     "b.csv.gz": lambda folder: gzip.compress(table(PAIRS, folder, ",")),
@@ -304,7 +340,8 @@ def test_file_format(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(FILES[name](tmp_path))
     pairs, report = read([path])
-    assert pairs == [row | {"source": name.split(".")[0]} for row in PAIRS]
+    source = re.sub(r"(\.(jsonl|json|csv|tsv|parquet|arrow|gz))+$", "", name)
+    assert pairs == [row | {"source": source} for row in PAIRS]
     assert (report["rows"], report["train"] + report["eval"], sum(report["rejected"].values())) == (40, 40, 0)
 
 

@@ -132,11 +132,14 @@ def read_file(path, opened=lambda file: None):
     name = path.name.removesuffix(".gz")
     with open(path, "rb") as raw:
         opened(raw)
-        file = gzip.open(raw) if path.suffix == ".gz" else raw
+        packed = raw.peek(2)[:2] == b"\x1f\x8b"  # whatever its name says
+        file = gzip.open(raw) if packed else raw
+        if name.endswith(SUFFIXES[:4]) and file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):  # Windows writes UTF-16
+            file = io.BytesIO(file.read().decode("utf-16").encode())
         if name.endswith(".parquet"):
             from pyarrow.parquet import ParquetFile
 
-            batches = ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file).iter_batches(1000)
+            batches = ParquetFile(io.BytesIO(file.read()) if packed else file).iter_batches(1000)
             yield from ((row, None) for batch in batches for row in batch.to_pylist())
         elif name.endswith(".arrow"):
             import pyarrow
@@ -145,7 +148,13 @@ def read_file(path, opened=lambda file: None):
         elif name.endswith((".csv", ".tsv")):
             csv.field_size_limit(2**31 - 1)
             text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-            for row in csv.DictReader(text, delimiter="\t" if name.endswith(".tsv") else ","):
+            header = text.readline()
+            text.seek(0)
+            between = "\t" if name.endswith(".tsv") else next((mark for mark in ",;\t" if mark in header), ",")
+            rows = csv.DictReader(text, delimiter=between)
+            if twice := [name for name in rows.fieldnames or () if name and rows.fieldnames.count(name) > 1]:
+                raise ValueError(f"two columns are named {twice[0]!r}")
+            for row in rows:
                 broken = None in row or None in row.values() or re.search("[\udc80-\udcff]", "".join(row.values()))
                 yield row, "not_utf8_or_ragged" if broken else None
         elif name.endswith(".json"):
@@ -182,11 +191,25 @@ def json_rows(file):
         file.seek(0)
         yield from (parse(line) for line in file if line.strip())
     elif isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        rows = next((rows for rows in lists if not {"role", "from"} & set(rows[0])), [value])  # those are messages
-        yield from ((row, None) for row in rows)
+        yield from ((row, None) for row in rows_in(value))
     else:
         yield value, None
+
+
+def rows_in(value):
+    """Rows of a JSON object: of a list of objects in it, of a table as pandas writes it ({column: {"0": value, …}},
+    {"0": row, …}) or by columns ({column: [value, …]}); else the object is the one row."""
+    inside = list(value.values())
+    lists = [v for v in inside if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if lists:
+        return next((rows for rows in lists if not {"role", "from"} & set(rows[0])), [value])  # those are messages
+    if all(isinstance(v, dict) for v in inside) and all(map(str.isdigit, value)):
+        return inside or [value]
+    if all(isinstance(v, dict) and v.keys() == inside[0].keys() and all(map(str.isdigit, v)) for v in inside):
+        inside = [list(v.values()) for v in inside]
+    if len(inside) > 1 and all(isinstance(v, list) and len(v) == len(inside[0]) > 1 for v in inside):
+        return [dict(zip(value, row)) for row in zip(*inside)]
+    return [value]
 
 
 def list_elements(file):
@@ -240,7 +263,8 @@ def read_rows(sources, split, opened=lambda file: None):
 
 
 # %% From a row to comparisons
-ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "assistant"}
+ROLES = {"human": "user", "prompter": "user", "observation": "tool", "function_call": "assistant"}
+ROLES |= dict.fromkeys(("gpt", "ai", "bot", "model", "chatgpt"), "assistant")
 
 
 class Reject(Exception):
@@ -257,7 +281,8 @@ def as_messages(value, role):
         if not isinstance(message, dict):
             raise Reject("wrong_type", f"expected text or messages, got {type(message).__name__}")
         who, said = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        who = ROLES.get(str(who), str(who))
+        who = str(who).lower()
+        who = ROLES.get(who, who)
         if who not in ("system", "developer", "user", "assistant", "tool"):
             raise Reject("unknown_role", f"role {who[:40]!r}")
         if message.get("tool_calls"):
@@ -594,11 +619,11 @@ def as_pair(comparison, source, args):
 
 # %% Every row to its place
 MENDS = {
-    "not_json": "mend the line",
+    "not_json": "mend the line: one object on each, no comma after it (jq -c . FILE > NEW)",
     "not_utf8": "iconv -f latin1 -t utf-8 FILE > NEW",
-    "not_utf8_or_ragged": "iconv -f latin1 -t utf-8 FILE > NEW, or put the fields in quotes",
+    "not_utf8_or_ragged": "iconv -f latin1 -t utf-8 FILE > NEW, or put fields that hold separators in quotes",
     "missing_column": "name the columns: --prompt, --chosen, --rejected, --responses, --ratings",
-    "unknown_role": "use the roles system, user, assistant, tool (or human, gpt)",
+    "unknown_role": "use the roles system, user, assistant, tool (or human, gpt, ai, bot, model, prompter)",
     "unknown_label": "say what the label means: --winner, --a-wins, --b-wins, --ties",
     "unsupported_field": "write the call into the content, or leave these rows out",
     "two_thinkings": "keep one of reasoning_content, reasoning and thinking, as text",
@@ -647,6 +672,12 @@ def wanted(row, conditions):
             raise Reject("left_out", f"not {condition}")
 
 
+def name_of(file):
+    """What a file is called without its folder and the suffixes of data."""
+    name = os.path.basename(file).removesuffix(".gz")
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
 def converted_rows(args, report):
     """Yield ((file, row number), origin, what convert makes of the row, why it cannot be used or None). The origin is
     the source and what the split goes by, where that is not the prompt."""
@@ -661,7 +692,7 @@ def converted_rows(args, report):
                 if problem:
                     raise Reject(problem, "the row could not be read")
                 wanted(row, args.where)
-                source = str(look_up(row, args.source)) if args.source else os.path.basename(file).split(".")[0]
+                source = str(look_up(row, args.source)) if args.source else name_of(file)
                 together = look_up(row, args.split_by) if args.split_by else None
                 found = convert(row, args)
             except BAD_ROW as error:

@@ -47,6 +47,11 @@ def twins(paths):
     return None
 
 
+def as_label(value):
+    """As the format stage reads a label: 1, 1.0 and "1.0" are one."""
+    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", str(value).strip())
+
+
 def meanings(values, words):
     """Readings of the labels: a list of (a_wins, b_wins, ties), none where they cannot be told."""
     ties = sorted(v for v in values if any(word in v.lower() for word in NEITHER))
@@ -75,10 +80,11 @@ def propose(rows):
     several = [p for p in paths if holds(p, lambda v: isinstance(v, list) and len(v) > 1 and is_text(*v))]
     lists = [p for p in paths if holds(p, lambda v: isinstance(v, list) and len(v) > 1 and is_number(*v))]
     numbers = [p for p in paths if holds(p, is_number)]
-    values = {path: {str(row[path]) for row in flat if row.get(path) is not None} for path in paths}
+    values = {path: {as_label(row[path]) for row in flat if row.get(path) is not None} for path in paths}
     few = [p for p in paths if holds(p, lambda v: isinstance(v, (str, int, float))) and len(values[p]) <= 7]
     texts = [p for p in paths if holds(p, lambda v: is_text(v) or is_messages(v))]
     texts = [p for p in texts if p not in named(few, LABEL) or len(values[p]) == len(rows) < 3]
+    texts = [p for p in texts if p not in named(numbers, RATING)]
     prompt = next(iter(named(texts, PROMPT)), "")
     answers = [path for path in texts if path != prompt]
     shared = {"prompt": prompt}

@@ -25,7 +25,11 @@ def is_text(*values):
 
 
 def is_number(*values):
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    """Numbers, also as text, as the cells of a table hold them."""
+    number = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
+    return all(isinstance(v, (int, float)) or is_text(v) and number.fullmatch(v) for v in values) and not any(
+        isinstance(v, bool) for v in values
+    )
 
 
 def is_message(value):
@@ -36,12 +40,15 @@ def is_messages(*values):
     return all(isinstance(value, list) and bool(value) and all(map(is_message, value)) for value in values)
 
 
+ASKING = ("user", "human", "prompter", "system", "developer")
+
+
 def is_answer(*values):
     """Text, one message, or messages that begin with the assistant: no prompt inside."""
     return all(
         isinstance(value, str)
         or is_message(value)
-        or (is_messages(value) and value[0].get("role", value[0].get("from")) not in ("user", "human", "system"))
+        or (is_messages(value) and str(value[0].get("role", value[0].get("from"))).lower() not in ASKING)
         for value in values
     )
 

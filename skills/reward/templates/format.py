@@ -172,11 +172,11 @@ def as_pair(comparison, source, args):
 
 # %% Every row to its place
 MENDS = {
-    "not_json": "mend the line",
+    "not_json": "mend the line: one object on each, no comma after it (jq -c . FILE > NEW)",
     "not_utf8": "iconv -f latin1 -t utf-8 FILE > NEW",
-    "not_utf8_or_ragged": "iconv -f latin1 -t utf-8 FILE > NEW, or put the fields in quotes",
+    "not_utf8_or_ragged": "iconv -f latin1 -t utf-8 FILE > NEW, or put fields that hold separators in quotes",
     "missing_column": "name the columns: --prompt, --chosen, --rejected, --responses, --ratings",
-    "unknown_role": "use the roles system, user, assistant, tool (or human, gpt)",
+    "unknown_role": "use the roles system, user, assistant, tool (or human, gpt, ai, bot, model, prompter)",
     "unknown_label": "say what the label means: --winner, --a-wins, --b-wins, --ties",
     "unsupported_field": "write the call into the content, or leave these rows out",
     "two_thinkings": "keep one of reasoning_content, reasoning and thinking, as text",
@@ -225,6 +225,12 @@ def wanted(row, conditions):
             raise Reject("left_out", f"not {condition}")
 
 
+def name_of(file):
+    """What a file is called without its folder and the suffixes of data."""
+    name = os.path.basename(file).removesuffix(".gz")
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
 def converted_rows(args, report):
     """Yield ((file, row number), origin, what convert makes of the row, why it cannot be used or None). The origin is
     the source and what the split goes by, where that is not the prompt."""
@@ -239,7 +245,7 @@ def converted_rows(args, report):
                 if problem:
                     raise Reject(problem, "the row could not be read")
                 wanted(row, args.where)
-                source = str(look_up(row, args.source)) if args.source else os.path.basename(file).split(".")[0]
+                source = str(look_up(row, args.source)) if args.source else name_of(file)
                 together = look_up(row, args.split_by) if args.split_by else None
                 found = convert(row, args)
             except BAD_ROW as error:
@@ -257,26 +263,30 @@ def groups(args, report):
     Rows with the same prompt may stand anywhere, so all wait in a temporary file of SQLite's, not in memory."""
     import sqlite3
 
-    waiting = sqlite3.connect("")
-    waiting.execute("CREATE TABLE answers (prompt TEXT, answer TEXT)")
-    for row, origin, answer, why in converted_rows(args, report):
-        if why:
-            yield {row: why}, origin, [], {}
-            continue
-        stored = digest_of(text_of(answer["prompt"])), json.dumps({**answer, "row": row, "origin": origin})
-        waiting.execute("INSERT INTO answers VALUES (?, ?)", stored)
-    waiting.execute("CREATE INDEX by_prompt ON answers (prompt)")
-    stored = waiting.execute("SELECT prompt, answer FROM answers ORDER BY prompt, rowid")
-    for _, group in itertools.groupby(stored, key=lambda found: found[0]):
-        members, distinct = {}, {}
-        for answer in (json.loads(text) for _, text in group):
-            members[tuple(answer["row"])] = "duplicate_answer", "stands above with the same rating"
-            distinct.setdefault(json.dumps([answer["answer"], answer["rating"]]), answer)
-        made, missed = compare(list(distinct.values()), args)
-        why = ("tie", "all answers are rated alike") if len(distinct) > 1 else ("no_partner", "the only answer")
-        why = ("over_cap", "the prompt has enough pairs without it") if missed["over_cap"] else why
-        members |= {tuple(answer["row"]): why for answer in distinct.values()}
-        yield members, None, made, missed
+    try:
+        waiting = sqlite3.connect("")
+        waiting.execute("CREATE TABLE answers (prompt TEXT, answer TEXT)")
+        for row, origin, answer, why in converted_rows(args, report):
+            if why:
+                yield {row: why}, origin, [], {}
+                continue
+            stored = digest_of(text_of(answer["prompt"])), json.dumps({**answer, "row": row, "origin": origin})
+            waiting.execute("INSERT INTO answers VALUES (?, ?)", stored)
+        waiting.execute("CREATE INDEX by_prompt ON answers (prompt)")
+        stored = waiting.execute("SELECT prompt, answer FROM answers ORDER BY prompt, rowid")
+        for _, group in itertools.groupby(stored, key=lambda found: found[0]):
+            members, distinct = {}, {}
+            for answer in (json.loads(text) for _, text in group):
+                members[tuple(answer["row"])] = "duplicate_answer", "stands above with the same rating"
+                distinct.setdefault(json.dumps([answer["answer"], answer["rating"]]), answer)
+            made, missed = compare(list(distinct.values()), args)
+            why = ("tie", "all answers are rated alike") if len(distinct) > 1 else ("no_partner", "the only answer")
+            why = ("over_cap", "the prompt has enough pairs without it") if missed["over_cap"] else why
+            members |= {tuple(answer["row"]): why for answer in distinct.values()}
+            yield members, None, made, missed
+    except sqlite3.Error as error:
+        mend = "TMPDIR=FOLDER, in front of the command, names one on a larger disk"
+        refuse(f"the answers that wait for their partners: {error}", "a temporary folder with room for all", mend)
 
 
 # % else

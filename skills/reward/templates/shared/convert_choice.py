@@ -1,7 +1,7 @@
 def stands_for(label, meanings):
     """Whether a label is one of `a|b|c`; `<0` and `>0` stand for every number below and above."""
     for meaning in meanings.split("|"):
-        if meaning and label == meaning:
+        if meaning and label == plain(meaning):
             return True
         if re.fullmatch(r"[<>]-?[\d.]+", meaning) and re.fullmatch(r"[+-]?\d+(\.\d*)?", label):
             value, bound = float(label), float(meaning[1:])
@@ -10,13 +10,18 @@ def stands_for(label, meanings):
     return False
 
 
+def plain(label):
+    """A label as text; 1, 1.0 and "1.0", as tables write it, are one."""
+    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", str(label).strip())
+
+
 def meaning_of(label, args):
     """What a label says of two answers: "a", "b" or "tie"; None where it is none of the labels known."""
-    label = str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+    label = plain(label)
     a_wins, b_wins = stands_for(label, args.a_wins), stands_for(label, args.b_wins)
     if a_wins != b_wins:
         return "a" if a_wins else "b"
-    return "tie" if label in args.ties else None
+    return "tie" if label in map(plain, args.ties) else None
 
 
 def votes_of(row, args):

@@ -9,7 +9,8 @@ def asked(value):
         turns = re.findall(r"\n\nHuman:(.*?)(?=\n\nAssistant:|\Z)", value, re.DOTALL)
         return "\n".join(turns) if turns else value
     if isinstance(value, list):
-        users = [v for v in value if not isinstance(v, dict) or v.get("role", v.get("from")) in ("user", "human", None)]
+        asking = ("user", "human", "prompter", "none")
+        users = [v for v in value if not isinstance(v, dict) or str(v.get("role", v.get("from"))).lower() in asking]
         return "\n".join(asked(v.get("content", v.get("value")) if isinstance(v, dict) else v) for v in users)
     return max((asked(v) for v in value.values()), key=len, default="") if isinstance(value, dict) else ""
 

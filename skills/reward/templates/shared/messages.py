@@ -1,4 +1,5 @@
-ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "assistant"}
+ROLES = {"human": "user", "prompter": "user", "observation": "tool", "function_call": "assistant"}
+ROLES |= dict.fromkeys(("gpt", "ai", "bot", "model", "chatgpt"), "assistant")
 
 
 class Reject(Exception):
@@ -15,7 +16,8 @@ def as_messages(value, role):
         if not isinstance(message, dict):
             raise Reject("wrong_type", f"expected text or messages, got {type(message).__name__}")
         who, said = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        who = ROLES.get(str(who), str(who))
+        who = str(who).lower()
+        who = ROLES.get(who, who)
         if who not in ("system", "developer", "user", "assistant", "tool"):
             raise Reject("unknown_role", f"role {who[:40]!r}")
         if message.get("tool_calls"):
