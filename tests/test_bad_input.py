@@ -225,17 +225,33 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, pairs, mark, b
     was = {path.name: path.read_bytes() for path in (tmp_path / "data").glob("*")}
     command = [sys.executable, GOLDEN / "format.py", "--data", "many.jsonl", "--limit"]
     heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore it
-    process = subprocess.Popen([*command, "0"], cwd=tmp_path, stderr=subprocess.DEVNULL, preexec_fn=heeds)
+    process = subprocess.Popen([*command, "0"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     while not (tmp_path / "data.partial" / "rejected.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(mark)
-    assert process.wait() != 0
+    told = process.communicate()[1]
+    assert process.returncode == (130 if mark == signal.SIGINT else -mark)
+    assert told == ("\nstopped; the same command begins anew\n" if mark == signal.SIGINT else "")
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").glob("*")} == was
     assert ("data.partial" in names(tmp_path)) == (mark == signal.SIGKILL)  # which leaves no time to clean up
     subprocess.run([*command, "40"], cwd=tmp_path, check=True)
     assert names(tmp_path) == ["data", "many.jsonl"]
     assert json.loads((tmp_path / "data" / "report.json").read_text())["rows"] == 40
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_script_says_what_ctrl_c_leaves(stage, capsys):
+    def main(args):
+        raise KeyboardInterrupt
+
+    given = types.SimpleNamespace(**({"resume": True} if "resume" in STAGES[stage].model_fields else {}))
+    script = (GOLDEN / f"{stage}.py").read_text()
+    run = script[script.index('\nif __name__ == "__main__":') :]
+    with pytest.raises(SystemExit) as stop:
+        exec(run, {"__name__": "__main__", "main": main, "parameters": lambda: given, "sys": sys})
+    goes_on = "goes on" in capsys.readouterr().err
+    assert stop.value.code == 130 and goes_on == (stage in ("train", "score", "bulk", "rl"))
 
 
 def test_out_may_be_a_link_to_a_larger_disk(tmp_path, pairs):

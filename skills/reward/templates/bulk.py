@@ -321,5 +321,4 @@ def absolute(name):
 
 
 # %% Run
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

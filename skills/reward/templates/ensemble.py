@@ -312,5 +312,4 @@ def main(args):
 
 # % endif
 # %% Run
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

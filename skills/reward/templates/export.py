@@ -184,5 +184,4 @@ SGLang:
 
 
 # %% Run
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

@@ -573,5 +573,4 @@ def save(args, trainer, tokenizer, watch, models, weights, left_out):
 
 
 # %% Run
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

@@ -539,5 +539,4 @@ def main(args):
 
 
 # %% Run
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

@@ -425,5 +425,4 @@ def main(args):
     print("\n".join([*(f"warning: {text}" for text in metrics["warnings"]), f"written to {args.out}/"]))
 
 
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

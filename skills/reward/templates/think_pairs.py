@@ -194,5 +194,4 @@ def main(args):
     print(f"written to {out}; next: format.py --data {out} --source kind")
 
 
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}

@@ -573,5 +573,4 @@ def save(args, trainer, tokenizer, facts):
 
 
 # %% Run
-if __name__ == "__main__":
-    main(parameters())
+{{shared("run")}}
