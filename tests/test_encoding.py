@@ -150,6 +150,24 @@ def test_no_template_is_refused(base, tmp_path, words_of, capsys):
     assert "--chat-template" in refused(capsys, "train", *words_of("refused", "--model", model))
 
 
+@pytest.mark.parametrize(
+    "template, told",
+    [
+        ("{% for m in messages %}{{ m.content }", "unexpected '}'"),
+        (
+            "{{ messages[0].content }}{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}",
+            "one turn",
+        ),
+        ("{# nothing #}", "template.jinja"),
+    ],
+)
+def test_a_template_that_fails_is_refused_before_training(template, told, tmp_path, words_of, capsys):
+    """The probes show it, with several turns, thinking and more languages than one."""
+    file = tmp_path / "template.jinja"
+    file.write_text(template)
+    assert told in refused(capsys, "train", *words_of("refused", "--chat-template", file))
+
+
 def test_dated_template_is_pinned_and_padding_found(base, pairs, tmp_path, words_of):
     dated = "{% if strftime_now is defined %}Today: {{ strftime_now('%d %b %Y') }}\n{% endif %}" + ENDS_IN_EOS
     model = base_with(base, tmp_path / "base", dated, pad_token=None, unk_token="<|endoftext|>")

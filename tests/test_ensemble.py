@@ -50,6 +50,17 @@ def test_scores_by_hand(combine, files):
     assert read_json("ensemble/summary.json")["answers"] == 6
 
 
+def test_out_may_be_a_link_to_a_larger_disk(files, tmp_path):
+    """And what is there is replaced in two renames, so that no half of it can be left."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "ensemble").symlink_to("disk")
+    for _ in range(2):
+        call("ensemble", "--data", "a.jsonl", "b.jsonl", "--out", "ensemble/")
+        assert (tmp_path / "ensemble").is_symlink()
+        assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["scores.jsonl", "summary.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "disk", "ensemble"]
+
+
 def test_the_ensemble_is_better_than_its_members_whatever_their_scales(tmp_path, monkeypatch, capsys):
     """Three noisy views of one quality: their mean is right more often, and most often where they agree."""
     monkeypatch.chdir(tmp_path)

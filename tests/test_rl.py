@@ -130,6 +130,24 @@ def test_rewards_are_the_scores_of_the_same_conversations(model, other, scores):
     assert logged["groups_without_spread"] == 0.2
 
 
+STRICT = "{% if messages[-1].content == '' %}{{ raise_exception('an empty answer') }}{% endif %}"
+ERASING = "{% for m in messages %}{{ m.role }}: {{ m.content.split('</think>')[-1] }}\n{% endfor %}"
+
+
+def test_what_a_template_refuses_or_deletes_is_told_and_ends_no_training(model, other, home):
+    strict = copied(model, home / "strict")
+    (strict / "reward.json").write_text(json.dumps({"max_length": 96}))
+    (strict / "chat_template.jinja").write_text(STRICT + ERASING)
+    _, run = reward_of(other, strict)
+    rewards, logged = run(CASES)
+    assert rewards[3] == rewards[2], "an answer that cannot be scored is the worst of its group"
+    assert np.isfinite(rewards).all() and logged["unscored"] == 0.1 and logged["thinking_unseen"] == 0.1
+    whole, _ = run([(ASK, ["", ""]), CASES[2]])
+    assert whole[:2] == [min(whole)] * 2, "a whole group of such has no spread"
+    with pytest.raises(SystemExit):
+        run([(ASK, ["", ""])])
+
+
 def test_saved_scaling_and_ensembles(model, other, scores, home):
     raw = [row["score"] for row in scores]
     models = []
@@ -273,6 +291,8 @@ QUIET |= {"gold/agreement": 0.8, "gold/mean": 0.0, "gold/std": 1.0}
         ("repetition", {"rewards/repetition_penalty_reward/mean": -0.6}),
         ("unfinished", {"completions/clipped_ratio": 0.9}),
         ("truncated", {"truncated": 0.5}),
+        ("unseen", {"thinking_unseen": 0.2}),
+        ("unscored", {"unscored": 0.1}),
         ("agreement", {"gold/agreement": 0.55}),
         ("gold", {"reward": 2.0, "gold/mean": -1.0}),
     ],

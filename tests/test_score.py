@@ -13,7 +13,7 @@ import time
 import demo
 import pytest
 from conftest import ENVIRONMENT, ROOT, python, read_jsonl, write_jsonl
-from trainings import ONE_THREAD, golden, make_classifier, read_json
+from trainings import ONE_THREAD, copied, golden, make_classifier, read_json, refused
 
 SCORE = ROOT / "tests" / "golden" / "score.py"
 SCALING = {"method": "standard", "shape": "linear", "references": [0.5], "scale": 2.0, "length": None, "clip": None}
@@ -105,6 +105,23 @@ def test_rows_without_tokens_or_with_a_reward_that_is_no_number_are_errors(model
     found, summary = score(rows, model, tmp_path, "--no-packing")
     assert [row.get("error", "")[:5] for row in found] == ["", "empty", "not_f"] and "best" not in found[2]
     assert (found[2]["score"], summary["failed"], summary["best_of_n"]) == (None, 2, [])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_model_whose_tokenizer_names_no_padding(known, model, tmp_path, capsys):
+    """The model's own config does; where that is silent too, no score could be trusted."""
+    rows, plain = answers(2, 3), copied(model, tmp_path / "plain")
+    before = score(rows, model, tmp_path)[0]
+    settings = read_json(plain / "tokenizer_config.json")
+    (plain / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "pad_token"}))
+    if known:
+        for row, other in zip(score(rows, plain, tmp_path)[0], before):
+            assert close(row["score"], other["score"])
+        return
+    config = read_json(plain / "config.json")
+    (plain / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    told = refused(capsys, "score", "--model", plain, "--data", tmp_path / "in.jsonl", "--out", tmp_path / "no")
+    assert "names no token to pad with" in told
 
 
 # ---- Best of n -------------------------------------------------------------------------------------------------------

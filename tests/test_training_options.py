@@ -216,10 +216,11 @@ def test_one_of_several_templates(base, tmp_path):
     assert script.load_tokenizer(args).chat_template == template
 
 
-def test_one_gpu_without_torchrun(monkeypatch):
+@pytest.mark.parametrize("script", ["train", "train_steps", "rl"])
+def test_one_gpu_without_torchrun(script, monkeypatch):
     """Trainer would split and enlarge every batch over all it sees."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    golden.__wrapped__("train")
+    golden.__wrapped__(script)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 

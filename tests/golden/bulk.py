@@ -79,10 +79,12 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
 
 
 def parameters(argv=None):
@@ -611,7 +613,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -655,10 +660,6 @@ def apply_scaling(rewards, scaling, lengths):
     return np.clip(values, *scaling.get("clip") or (-np.inf, np.inf)).tolist()
 
 
-INPUT = ("prompt", "response", "responses", "messages")
-OUTPUT = ("file", "row", "score", "scaled", "best", "length", "tokens", "truncated", "error")
-
-
 def passes(groups, batch_tokens, packs):
     """Answers by prompt, {prompt: [(place, token ids)]} -> lists of (place, token ids) that each fit one forward pass,
     the prompt counted once where the model packs."""
@@ -669,6 +670,10 @@ def passes(groups, batch_tokens, packs):
         )
         most = min((batch_tokens - shared) // (longest - shared), 8 * batch_tokens // longest)
         yield from (answers[i : i + max(1, most)] for i in range(0, len(answers), max(1, most)))
+
+
+INPUT = ("prompt", "response", "responses", "messages")
+OUTPUT = ("file", "row", "score", "scaled", "best", "length", "tokens", "truncated", "error")
 
 
 def score_rows(rows, model, tokenizer, reward, args):

@@ -64,10 +64,22 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
+
+
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def parameters(argv=None):
@@ -163,7 +175,7 @@ def lines_of(path, rewards, unsure):
 
 
 def main(args):
-    own_folder(args.out, "summary.json")
+    args.out = own_folder(args.out, "summary.json")
     if len(args.data) < 2:
         refuse(f"--data {' '.join(args.data)}", "two files of scores or more", "--data scores.jsonl scores-2.jsonl", 2)
     found = [collect(path) for path in args.data]
@@ -193,14 +205,13 @@ def main(args):
         summary["all_agree"] = float(alike.mean())
         for name, where in (("accuracy_where_all_agree", alike), ("accuracy_elsewhere", ~alike)):
             summary[name] = float(right[-1][where].mean()) if where.any() else None
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     with open(beside / "scores.jsonl", "w") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines_of(args.data[0], rewards, unsure))
     (beside / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     for member in summary["members"]:
         share = f", accuracy {member['accuracy']:.3f}" if "accuracy" in member else ""
         print(f"{member['file']}: rank correlation with the ensemble {member['rank_correlation']:.3f}{share}")

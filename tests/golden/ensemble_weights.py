@@ -77,10 +77,22 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
+
+
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def parameters(argv=None):
@@ -370,7 +382,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -421,7 +436,7 @@ def read_pairs(path, limit):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "reward.json")
+    args.out = own_folder(args.out, "reward.json")
     if len(args.models) < 2:
         refuse(f"--models {' '.join(args.models)}", "two models or more", "--models model model-2", 2)
     pairs = read_pairs(args.pairs, args.limit) if args.pairs else []
@@ -455,7 +470,7 @@ def main(args):
         if lead.mean() < -2 * lead.std() / len(lead) ** 0.5:
             refuse(f"the average is worse than its members: {told}", "at least their mean", "use one of them alone", 4)
         print(told)
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     dtype = reward.get("dtype", "float32")
     model = model.to(getattr(torch, dtype))
@@ -469,8 +484,7 @@ def main(args):
     reward |= {"max_length": limit, "probes": probes, "dtype": dtype}
     (beside / "reward.json").write_text(json.dumps(reward, indent=2))
     load_reward_model(beside, dtype)
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     print(f"written to {args.out}: the average of {len(args.models)} models; its rewards have no scaling yet")
 
 

@@ -91,10 +91,22 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
+
+
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def parameters(argv=None):
@@ -389,7 +401,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -735,7 +750,7 @@ def train_folds(args):
         refuse(f"{len(prompts)} prompts for {args.folds} folds", "two prompts a fold", f"--folds {len(prompts) // 2}")
     run = fingerprint([script.read_text(), keys.tolist(), args.folds])
     for fold in range(args.folds):
-        held_out, folder = place % args.folds == fold, Path(f"{args.out.rstrip('/')}-folds") / run / str(fold)
+        held_out, folder = place % args.folds == fold, Path(f"{args.out}-folds") / run / str(fold)
         (folder / "data").mkdir(parents=True, exist_ok=True)
         write_table(table.filter(~held_out), folder / "data" / "train.parquet")
         write_table(table.filter(held_out), folder / "data" / "eval.parquet")
@@ -1173,7 +1188,7 @@ def show(m):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "metrics.json")
+    args.out = own_folder(args.out, "metrics.json")
     share = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.folds == 1 or args.folds and (args.also or share[1] > 1):
         refuse("--folds 1, or --folds with --also or several processes", "--folds 5 alone", "leave one out", 2)
@@ -1181,7 +1196,7 @@ def main(args):
         torch.distributed.init_process_group("gloo")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    beside = Path(f"{args.out.rstrip('/')}.partial{share[0] or ''}")
+    beside = Path(f"{args.out}.partial{share[0] or ''}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
@@ -1214,9 +1229,8 @@ def main(args):
                 metrics["also"] = agreement(c, other, args.also)
             (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             (beside / "report.html").write_text(page(metrics, c, runs, other), encoding="utf-8")
-            shutil.rmtree(args.out, ignore_errors=True)
-            os.replace(beside, args.out)
-            shutil.rmtree(f"{args.out.rstrip('/')}-folds", ignore_errors=True)
+            replace_folder(beside, Path(args.out))
+            shutil.rmtree(f"{args.out}-folds", ignore_errors=True)
             show(metrics)
             print(f"written to {args.out}/: metrics.json, scores.jsonl, report.html")
     finally:

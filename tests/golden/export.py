@@ -352,7 +352,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -370,10 +373,12 @@ def load_reward_model(path, dtype="auto", dequantize=False):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
 
 
 # %% Conversations to verify with
@@ -415,6 +420,16 @@ def conversations_to_verify(tokenizer, reward, args):
 
 
 # %% Writing
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def fold(model, reward, scores):
     """Divide the head by the temperature, so that any server returns scaled rewards. Returns (the new contents of
     reward.json, the scores then)."""
@@ -432,7 +447,7 @@ def fold(model, reward, scores):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "verify.json")
+    args.out = own_folder(args.out, "verify.json")
     model, tokenizer, reward = load_reward_model(args.model, "float32", dequantize=True)
     found = conversations_to_verify(tokenizer, reward, args)
     if not found:
@@ -448,7 +463,7 @@ def main(args):
     limit = reward.get("max_length", 2048)
     tokenizer.model_max_length = limit
 
-    beside = Path(args.out.rstrip("/") + ".partial")  # written beside, then renamed: never half a folder
+    beside = Path(args.out + ".partial")  # written beside, then renamed: never half a folder
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
@@ -467,8 +482,7 @@ def main(args):
     off = max(abs(a - b) for a, b in zip(score_ids(again, ids, 16384).tolist(), scores))
     if off > (1e-3 if dtype == "float32" else 0.1) * max(1, *map(abs, scores)):
         refuse(f"the exported model scores up to {off:.2g} off", "the scores of the model", "--dtype float32", 4)
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     print(
         f"written to {args.out}: {dtype}, {len(found)} conversations to verify with, loaded again at most {off:.1g} off"
     )

@@ -39,8 +39,8 @@ from types import MethodType
 from typing import NamedTuple
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-if "LOCAL_RANK" not in os.environ:  # one GPU a process; more through torchrun
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+if "LOCAL_RANK" not in os.environ:  # one GPU, for Trainer would split every batch over all it sees; more: torchrun
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 try:
@@ -90,10 +90,12 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
 
 
 def parameters(argv=None):
@@ -495,7 +497,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -539,6 +544,27 @@ def apply_scaling(rewards, scaling, lengths):
     return np.clip(values, *scaling.get("clip") or (-np.inf, np.inf)).tolist()
 
 
+def passes(groups, batch_tokens, packs):
+    """Answers by prompt, {prompt: [(place, token ids)]} -> lists of (place, token ids) that each fit one forward pass,
+    the prompt counted once where the model packs."""
+    for answers in groups.values():
+        longest, shared = (
+            max(len(ids) for _, ids in answers),
+            shared_prefix([ids for _, ids in answers]) if packs else 0,
+        )
+        most = min((batch_tokens - shared) // (longest - shared), 8 * batch_tokens // longest)
+        yield from (answers[i : i + max(1, most)] for i in range(0, len(answers), max(1, most)))
+
+
+def thinking_erased(messages, tokenizer):
+    """Whether the template deletes thinking of the answer, or another part between tags like <think>, [/THINK] or
+    <channel|>: a pair that differs there would teach nothing."""
+    said, text = messages[-1], as_text(messages, tokenizer)
+    whole = said["content"].strip() in text
+    parts = [] if whole else re.split(r"<[^<>\s]*>|\[/?THINK\]|◁/?think▷", said["content"])
+    return not all(part.strip() in text for part in (said.get("thinking") or "", *parts * (len(parts) > 1)))
+
+
 class RewardModel:
     """A reward model as training, evaluate and score know it: its own template, length limit and scaling."""
 
@@ -547,24 +573,39 @@ class RewardModel:
         self.model, self.tokenizer, self.about = load_reward_model(path, args.dtype)
         self.max_length, self.scaling = self.about.get("max_length", 2048), self.about.get("scaling")
 
+    def read(self, messages):
+        """(token ids, whether some were cut off, whether the template deleted thinking); no ids where it refuses."""
+        try:
+            ids, cut = encode(messages, self.tokenizer, self.max_length)
+            return tuple(ids), cut > 0, thinking_erased(messages, self.tokenizer)
+        except Exception:  # templates raise what they like, some about empty answers
+            return (), False, False
+
     def score(self, groups):
-        """Groups of conversations with one prompt each -> (scaled rewards, one after the other; share of them cut)."""
-        encoded = [[encode(messages, self.tokenizer, self.max_length) for messages in group] for group in groups]
-        parts = []
-        for group in encoded:
-            distinct = list(map(list, dict.fromkeys(tuple(ids) for ids, _ in group)))  # what is alike must score alike
-            most = max(1, self.batch_tokens // max(map(len, distinct)))  # answers that surely fit one pass
-            parts += [distinct[i : i + most] for i in range(0, len(distinct), most)]
-        if not self.packing:
+        """Groups of conversations with one prompt each -> (scaled rewards, one after the other; shares to be logged).
+        What cannot be scored, which is no reason to end a training, gets the lowest reward of its group."""
+        found = [[self.read(messages) for messages in group] for group in groups]
+        distinct = [dict.fromkeys(ids for ids, *_ in group if ids) for group in found]  # what is alike must score alike
+        distinct = {n: [(ids, list(ids)) for ids in group] for n, group in enumerate(distinct) if group}
+        if not self.packing and distinct:
             tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
-            self.packing = try_packing(self.model, parts[:4], True, tolerance)
+            some = [[ids for _, ids in group[:2]] for group in list(distinct.values())[:4]]
+            self.packing = try_packing(self.model, some, True, tolerance)
             print(f"{self.name}: {self.packing}", flush=True)
-        scores = score_ids(self.model, parts, self.batch_tokens).tolist()
-        known = dict(zip((tuple(ids) for part in parts for ids in part), scores))
-        rewards = [known[tuple(ids)] for group in encoded for ids, _ in group]
+        parts = list(passes(distinct, self.batch_tokens, getattr(self.model, "packs", False)))
+        scores = score_ids(self.model, [[ids for _, ids in part] for part in parts], self.batch_tokens).tolist()
+        known = dict(zip((ids for part in parts for ids, _ in part), scores))
+        every, cut, unseen = zip(*(one for group in found for one in group))
+        raw = np.array([known.get(ids, math.nan) for ids in every])
+        if not np.isfinite(raw).any():
+            refuse(f"{self.name} can score no completion of a step", "rewards", "run/score.py on such answers says why")
+        scored = np.isfinite(raw).reshape(len(groups), -1)
         lengths = [len(messages[-1]["content"]) for group in groups for messages in group]
-        cut = np.mean([lost > 0 for group in encoded for _, lost in group])
-        return np.array(apply_scaling(rewards, self.scaling, lengths)), cut
+        rewards = np.reshape(apply_scaling(raw, self.scaling, lengths), scored.shape)
+        rewards = np.where(scored, rewards, np.inf)
+        lowest = np.where(scored.any(1), rewards.min(1), rewards.min())[:, None]
+        shares = {"truncated": np.mean(cut), "thinking_unseen": np.mean(unseen), "unscored": np.mean(~scored)}
+        return np.where(scored, rewards, lowest).ravel(), shares
 
 
 def load_reward_models(args):
@@ -1202,9 +1243,10 @@ class Rewards:
         groups = self.conversations(conversation, said)
         scored = [model.score(groups) for model in self.models]
         parts = np.stack([rewards for rewards, _ in scored])
-        for model, (part, cut) in enumerate(scored):
+        for model, (part, shares) in enumerate(scored):
             log_metric(f"reward_models/{model}_{self.models[model].name}", float(part.mean()))
-            log_metric("truncated", float(cut))
+            for name, share in shares.items():
+                log_metric(name, float(share))
         rewards = np.average(parts, axis=0, weights=self.model_weights)
         if self.args.combine == "min":
             rewards = parts.min(0)
@@ -1246,6 +1288,8 @@ WATCHED = {  # signal: (limit, what it means, what to do)
     "repetition": (0.3, "this share of the token trigrams repeats within its completion", "--weight-repetition 1"),
     "unfinished": (0.5, "this share of the completions is cut at the limit", "--max-completion-length, --mask-cut"),
     "truncated": (0.1, "this share is cut to what the reward model can read", "a reward model that reads more"),
+    "unseen": (0.0, "this share holds thinking that the reward model's template deletes", "--no-score-thinking"),
+    "unscored": (0.0, "this share cannot be scored, and gets the lowest reward of its group", "another reward model"),
     "agreement": (0.1, "gold orders so many fewer pairs in a group alike than at the start, or than 60 %", "--beta"),
     "gold": (0.5, "the reward rises while gold falls, by so many of its standard deviations", "an earlier checkpoint"),
 }
@@ -1273,7 +1317,8 @@ def signals(history):
         return sum(values) / len(values) if values else None
 
     names = {"spread": "groups_without_spread", "kl": "kl", "unfinished": "completions/clipped_ratio"}
-    names |= {"truncated": "truncated", "repetition": "rewards/repetition_penalty_reward/mean"}
+    names |= {"truncated": "truncated", "unseen": "thinking_unseen", "unscored": "unscored"}
+    names |= {"repetition": "rewards/repetition_penalty_reward/mean"}
     found = {signal: mean(name, now) for signal, name in names.items()} if len(history) >= WINDOW else {}
     if found.get("repetition") is not None:
         found["repetition"] *= -1
@@ -1393,7 +1438,7 @@ def prepare_checkpoints(args, prompts, models):
     free = "out resume report_to batch_tokens micro_batch gradient_checkpointing save_steps vllm_url stop_when".split()
     run = {k: v for k, v in vars(args).items() if k not in free}
     run |= {"prompts": prompts["conversation"][:], "probes": [model.about.get("probes") for model in models]}
-    folder = Path(args.out.rstrip("/") + "-checkpoints") / fingerprint(run)
+    folder = Path(args.out + "-checkpoints") / fingerprint(run)
     if not args.resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -1471,7 +1516,7 @@ def adaptation(args, config):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "policy.json")
+    args.out = own_folder(args.out, "policy.json")
     if not args.policy:
         refuse("no policy", "a model to train", 'policy = "FOLDER_OR_HUB_ID" under [rl], or --policy', 2)
     if args.prompts_per_step % (world := int(os.environ.get("WORLD_SIZE", 1))):
@@ -1527,10 +1572,20 @@ def main(args):
         torch.distributed.destroy_process_group()
 
 
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def save(args, trainer, tokenizer, watch, models, weights, left_out):
     """Write OUT beside, and rename it when it is whole."""
     history = [log for log in trainer.state.log_history if "reward" in log]
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     trainer.model.save_pretrained(beside, save_embedding_layers=False)
     tokenizer.save_pretrained(beside)
@@ -1557,8 +1612,7 @@ def save(args, trainer, tokenizer, watch, models, weights, left_out):
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
     }
     (beside / "policy.json").write_text(json.dumps(policy, indent=2))
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     some = max(1, min(WINDOW, len(history) // 2))  # of a run that is shorter than two windows, halves
     first, end = (np.mean([log["reward"] for log in part]) for part in (history[:some], history[-some:]))
     name = f"{some} steps" if some > 1 else "step"

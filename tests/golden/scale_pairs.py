@@ -92,10 +92,22 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
+
+
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def parameters(argv=None):
@@ -443,7 +455,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -1000,7 +1015,7 @@ def refuse_invalid(args):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "scaling.json")
+    args.out = own_folder(args.out, "scaling.json")
     refuse_invalid(args)
     items, skipped = collect(scored_rows(args), args.label)
     if not len(items.score) or items.prompt[-1] < 1:
@@ -1046,7 +1061,7 @@ def main(args):
     advice = [text for text in [*advice, *what_to_set(compared, args)] if text]
     result = {"scaling": scaling, "proposed_clip": proposed, "algorithm": args.algorithm, "rewards": args.rewards}
     result |= {"advice": advice, "methods": [row for row, _ in compared.values()]}
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     (beside / "scaling.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -1068,8 +1083,7 @@ def main(args):
         *(figure for figure, axes in pictures(items, apart, args.method, proposed) if axes.legend(loc="best")),
     ]
     (beside / "report.html").write_text(html_report("Scale of the reward", parts), encoding="utf-8")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     write_scaling(Path(args.model), scaling)
     print(told, *advice, sep="\n")
     print(f"written to {path}; {args.out}/report.html compares the methods")

@@ -588,7 +588,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -633,10 +636,6 @@ def apply_scaling(rewards, scaling, lengths):
 
 
 # %% Scoring
-INPUT = ("prompt", "response", "responses", "messages")
-OUTPUT = ("file", "row", "score", "scaled", "best", "length", "tokens", "truncated", "error")
-
-
 def passes(groups, batch_tokens, packs):
     """Answers by prompt, {prompt: [(place, token ids)]} -> lists of (place, token ids) that each fit one forward pass,
     the prompt counted once where the model packs."""
@@ -647,6 +646,10 @@ def passes(groups, batch_tokens, packs):
         )
         most = min((batch_tokens - shared) // (longest - shared), 8 * batch_tokens // longest)
         yield from (answers[i : i + max(1, most)] for i in range(0, len(answers), max(1, most)))
+
+
+INPUT = ("prompt", "response", "responses", "messages")
+OUTPUT = ("file", "row", "score", "scaled", "best", "length", "tokens", "truncated", "error")
 
 
 def score_rows(rows, model, tokenizer, reward, args):

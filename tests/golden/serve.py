@@ -456,7 +456,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])

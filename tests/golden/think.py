@@ -94,10 +94,22 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
+
+
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def parameters(argv=None):
@@ -1018,7 +1030,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -1407,7 +1422,7 @@ def report_of(items, metrics, args):
 # %% Run
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "metrics.json")
+    args.out = own_folder(args.out, "metrics.json")
     weights, everything = read_weights(args.weights, MEASURES, "--weights"), read_items(args)
     items = [item for item in everything if "error" not in item]
     if not items:
@@ -1487,7 +1502,7 @@ def main(args):
     metrics["measures"] = [figures(items, name) for name in taken]
     metrics |= {"weights": weights, **facts, "rendered_by": RENDERED_BY, "parameters": vars(args)}
 
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     (beside / "report.html").write_text(html_report("Thinking", report_of(items, metrics, args)), encoding="utf-8")
@@ -1496,8 +1511,7 @@ def main(args):
         for item in everything:
             kept = {k: v for k, v in item.items() if k not in ("prompt", "message", "found", "given", "cuts")}
             file.write(json.dumps(kept) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     print(
         f"{len(items)} completions, {metrics['failed']} not read; "
         + ", ".join(f"{n} {s}" for s, n in metrics["statuses"].items())

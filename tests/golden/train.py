@@ -92,10 +92,12 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
 
 
 def parameters(argv=None):
@@ -251,10 +253,14 @@ def load_tokenizer(args):
     tokenizer.chat_template = today.sub('"01 Jan 2025"', template)
     if args.thinking == "preserve":
         tokenizer.chat_template = keep_thinking(tokenizer.chat_template)
-    last = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer, 10**6)[0][-1]
+    try:
+        last = [encode(messages, tokenizer, 10**6)[0][-1] for messages in PROBES]
+    except Exception as error:  # templates raise what they like; an IndexError: there was no text
+        name = args.chat_template or f"the chat template of {args.model}"
+        refuse(f"{name}: {str(error)[:200]}", "text from turns of user and assistant", "--chat-template FILE")
     spare = [i for token, i in tokenizer.get_added_vocab().items() if re.search("pad|reserved|unused", token)]
     usable = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(spare), tokenizer.bos_token_id]
-    usable = [i for i in usable if i is not None and i < embedded and i not in (tokenizer.eos_token_id, last)]
+    usable = [i for i in usable if i is not None and i < embedded and i not in (tokenizer.eos_token_id, *last)]
     if not usable:
         received = f"{args.model} has no token to pad with but the end token (embeddings: {embedded})"
         refuse(received, "a spare one", "add a <pad> token and model.resize_token_embeddings(len(tokenizer))")
@@ -560,7 +566,10 @@ def load_reward_model(path, dtype="auto", dequantize=False):
     if head is not None:
         weight = reward_heads(model)[-1].weight
         weight.data = head.to(weight.device)  # as it was trained, not rounded to bfloat16
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    config.pad_token_id = config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        refuse(f"{path} names no token to pad with", "the one it was trained with", "pad_token_id in its config.json")
     model = keep_float32(model.eval() if quantized else model.eval().to(device))
 
     probes = reward.get("probes", [])
@@ -803,7 +812,7 @@ def prepare_checkpoints(args, data_sha256, template):
     free += ("liger", "compile")
     run = {k: v for k, v in vars(args).items() if k not in free} | {"data": data_sha256, "template": template}
     run |= {"split": split_by()} if split_by() else {}  # its checkpoints are in parts, which no other run can read
-    folder = Path(args.out.rstrip("/") + "-checkpoints") / fingerprint(run)
+    folder = Path(args.out + "-checkpoints") / fingerprint(run)
     if not args.resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -892,7 +901,7 @@ def named_sets(args):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "reward.json")
+    args.out = own_folder(args.out, "reward.json")
     check_packages(args)
     sets, report = named_sets(args), Path(args.data) / "report.json"
     if not report.is_file():
@@ -967,6 +976,16 @@ def main(args):
 
 
 # %% Saving, and the proof that what was saved is what was trained
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def save(args, trainer, tokenizer, facts):
     """Write OUT beside, load it as every consumer will, and rename it when its probes score as in training.
 
@@ -979,7 +998,7 @@ def save(args, trainer, tokenizer, facts):
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     trainer.model.save_pretrained(beside, state_dict=weights)
     tokenizer.save_pretrained(beside)
@@ -1008,8 +1027,7 @@ def save(args, trainer, tokenizer, facts):
     gc.collect()
     unset_hf_deepspeed_config()  # it would split this copy too
     load_reward_model(beside, facts["dtype"])
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
 
 
 # %% Run

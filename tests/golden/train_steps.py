@@ -29,7 +29,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; the Trainer would split batches over all it sees
+if "LOCAL_RANK" not in os.environ:  # one GPU, for Trainer would split every batch over all it sees; more: torchrun
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 try:
     import torch
@@ -64,10 +65,12 @@ def within(kind, low, high=float("inf")):
 
 
 def own_folder(out, marker):
-    """Refuse to replace a folder that this script did not write: one that holds things, but no `marker`."""
+    """The folder to write, behind a link where it is one. Refused where this script did not write what is there: it
+    holds things, but no `marker`."""
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} holds other things, which would be deleted", "a folder of its own", "--out OTHER")
+    return str(out.resolve() if out.is_symlink() else out)
 
 
 def parameters(argv=None):
@@ -364,9 +367,19 @@ def measure(model, items):
     return {"step_accuracy": sum(right) / max(1, len(right)), "steps": len(right), "process_bench": process}
 
 
+def replace_folder(beside, out):
+    """`beside` takes the place of `out` in two renames: whenever this is interrupted, no half of a folder is there."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(beside, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "process.json")
+    args.out = own_folder(args.out, "process.json")
     transformers.set_seed(args.seed)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
@@ -380,7 +393,7 @@ def main(args):
         expected = "labelled steps on both sides: problem, steps, label; or prompt, completions, labels"
         refuse(f"{' '.join(args.data)} holds {told}", expected, "more rows, --eval-fraction 0.3, --max-length 4096")
     print(told)
-    gpu, beside = torch.cuda.is_available(), args.out.rstrip("/") + ".partial"
+    gpu, beside = torch.cuda.is_available(), args.out + ".partial"
     shutil.rmtree(beside, ignore_errors=True)
     config = transformers.TrainingArguments(
         output_dir=f"{beside}/run",
@@ -400,14 +413,15 @@ def main(args):
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     trainer = transformers.Trainer(model, config, lambda items: collate(items, pad), train_dataset=train)
     trainer.train()
+    if not trainer.is_world_process_zero():
+        return
     facts = measure(trainer.model.eval(), held_out) | {"counts": counts, "mark": args.mark, "base_model": args.model}
     trainer.model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
     facts |= {"rendered_by": RENDERED_BY, "parameters": vars(args)}
     shutil.rmtree(f"{beside}/run", ignore_errors=True)
     Path(beside, "process.json").write_text(json.dumps(facts, indent=2) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(Path(beside), Path(args.out))
     process = facts["process_bench"]
     f1 = (
         f"; F1 of the first error {process['f1']:.3f}"

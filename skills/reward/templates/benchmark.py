@@ -63,6 +63,9 @@ SIDES = ("chosen", "rejected")
 {{shared("own_folder")}}
 
 
+{{shared("replace_folder")}}
+
+
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -315,10 +318,10 @@ def page(metrics):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "metrics.json")
+    args.out = own_folder(args.out, "metrics.json")
     if not args.models or len(set(args.models)) < len(args.models):
         refuse(f"models {args.models}", "one or more different models", "--models model", 2)
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
@@ -326,8 +329,7 @@ def main(args):
             metrics = judge(args, file) | {"rendered_by": RENDERED_BY}
         (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (beside / "report.html").write_text(page(metrics), encoding="utf-8")
-        shutil.rmtree(args.out, ignore_errors=True)
-        os.replace(beside, args.out)
+        replace_folder(beside, Path(args.out))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     rows = table_of(metrics)

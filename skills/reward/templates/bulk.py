@@ -94,6 +94,9 @@ def parameters(argv=None):
 {{shared("apply_scaling")}}
 
 
+{{shared("passes")}}
+
+
 {{shared("score_rows")}}
 
 

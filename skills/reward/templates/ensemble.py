@@ -83,6 +83,9 @@ RENDERED_BY = {{rendered_by}}
 {{shared("own_folder")}}
 
 
+{{shared("replace_folder")}}
+
+
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -160,7 +163,7 @@ def lines_of(path, rewards, unsure):
 
 
 def main(args):
-    own_folder(args.out, "summary.json")
+    args.out = own_folder(args.out, "summary.json")
     if len(args.data) < 2:
         refuse(f"--data {' '.join(args.data)}", "two files of scores or more", "--data scores.jsonl scores-2.jsonl", 2)
     found = [collect(path) for path in args.data]
@@ -190,14 +193,13 @@ def main(args):
         summary["all_agree"] = float(alike.mean())
         for name, where in (("accuracy_where_all_agree", alike), ("accuracy_elsewhere", ~alike)):
             summary[name] = float(right[-1][where].mean()) if where.any() else None
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     with open(beside / "scores.jsonl", "w") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines_of(args.data[0], rewards, unsure))
     (beside / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     for member in summary["members"]:
         share = f", accuracy {member['accuracy']:.3f}" if "accuracy" in member else ""
         print(f"{member['file']}: rank correlation with the ensemble {member['rank_correlation']:.3f}{share}")
@@ -257,7 +259,7 @@ def read_pairs(path, limit):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "reward.json")
+    args.out = own_folder(args.out, "reward.json")
     if len(args.models) < 2:
         refuse(f"--models {' '.join(args.models)}", "two models or more", "--models model model-2", 2)
     pairs = read_pairs(args.pairs, args.limit) if args.pairs else []
@@ -291,7 +293,7 @@ def main(args):
         if lead.mean() < -2 * lead.std() / len(lead) ** 0.5:
             refuse(f"the average is worse than its members: {told}", "at least their mean", "use one of them alone", 4)
         print(told)
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     dtype = reward.get("dtype", "float32")
     model = model.to(getattr(torch, dtype))
@@ -305,8 +307,7 @@ def main(args):
     reward |= {"max_length": limit, "probes": probes, "dtype": dtype}
     (beside / "reward.json").write_text(json.dumps(reward, indent=2))
     load_reward_model(beside, dtype)
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     print(f"written to {args.out}: the average of {len(args.models)} models; its rewards have no scaling yet")
 
 

@@ -72,6 +72,9 @@ WORST = 20
 {{shared("own_folder")}}
 
 
+{{shared("replace_folder")}}
+
+
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -270,7 +273,7 @@ def train_folds(args):
         refuse(f"{len(prompts)} prompts for {args.folds} folds", "two prompts a fold", f"--folds {len(prompts) // 2}")
     run = fingerprint([script.read_text(), keys.tolist(), args.folds])
     for fold in range(args.folds):
-        held_out, folder = place % args.folds == fold, Path(f"{args.out.rstrip('/')}-folds") / run / str(fold)
+        held_out, folder = place % args.folds == fold, Path(f"{args.out}-folds") / run / str(fold)
         (folder / "data").mkdir(parents=True, exist_ok=True)
         write_table(table.filter(~held_out), folder / "data" / "train.parquet")
         write_table(table.filter(held_out), folder / "data" / "eval.parquet")
@@ -428,7 +431,7 @@ def show(m):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "metrics.json")
+    args.out = own_folder(args.out, "metrics.json")
     share = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.folds == 1 or args.folds and (args.also or share[1] > 1):
         refuse("--folds 1, or --folds with --also or several processes", "--folds 5 alone", "leave one out", 2)
@@ -436,7 +439,7 @@ def main(args):
         torch.distributed.init_process_group("gloo")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    beside = Path(f"{args.out.rstrip('/')}.partial{share[0] or ''}")
+    beside = Path(f"{args.out}.partial{share[0] or ''}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
@@ -469,9 +472,8 @@ def main(args):
                 metrics["also"] = agreement(c, other, args.also)
             (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             (beside / "report.html").write_text(page(metrics, c, runs, other), encoding="utf-8")
-            shutil.rmtree(args.out, ignore_errors=True)
-            os.replace(beside, args.out)
-            shutil.rmtree(f"{args.out.rstrip('/')}-folds", ignore_errors=True)
+            replace_folder(beside, Path(args.out))
+            shutil.rmtree(f"{args.out}-folds", ignore_errors=True)
             show(metrics)
             print(f"written to {args.out}/: metrics.json, scores.jsonl, report.html")
     finally:

@@ -112,6 +112,9 @@ def conversations_to_verify(tokenizer, reward, args):
 
 
 # %% Writing
+{{shared("replace_folder")}}
+
+
 def fold(model, reward, scores):
     """Divide the head by the temperature, so that any server returns scaled rewards. Returns (the new contents of
     reward.json, the scores then)."""
@@ -129,7 +132,7 @@ def fold(model, reward, scores):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "verify.json")
+    args.out = own_folder(args.out, "verify.json")
     model, tokenizer, reward = load_reward_model(args.model, "float32", dequantize=True)
     found = conversations_to_verify(tokenizer, reward, args)
     if not found:
@@ -145,7 +148,7 @@ def main(args):
     limit = reward.get("max_length", 2048)
     tokenizer.model_max_length = limit
 
-    beside = Path(args.out.rstrip("/") + ".partial")  # written beside, then renamed: never half a folder
+    beside = Path(args.out + ".partial")  # written beside, then renamed: never half a folder
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
@@ -164,8 +167,7 @@ def main(args):
     off = max(abs(a - b) for a, b in zip(score_ids(again, ids, 16384).tolist(), scores))
     if off > (1e-3 if dtype == "float32" else 0.1) * max(1, *map(abs, scores)):
         refuse(f"the exported model scores up to {off:.2g} off", "the scores of the model", "--dtype float32", 4)
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     print(
         f"written to {args.out}: {dtype}, {len(found)} conversations to verify with, loaded again at most {off:.1g} off"
     )

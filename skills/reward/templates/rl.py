@@ -31,8 +31,7 @@ from types import MethodType
 from typing import NamedTuple
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-if "LOCAL_RANK" not in os.environ:  # one GPU a process; more through torchrun
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+{{shared("one_gpu")}}
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 try:
@@ -114,6 +113,12 @@ def numbers(texts, count):
 {{shared("apply_scaling")}}
 
 
+{{shared("passes")}}
+
+
+{{shared("thinking_erased")}}
+
+
 class RewardModel:
     """A reward model as training, evaluate and score know it: its own template, length limit and scaling."""
 
@@ -122,24 +127,39 @@ class RewardModel:
         self.model, self.tokenizer, self.about = load_reward_model(path, args.dtype)
         self.max_length, self.scaling = self.about.get("max_length", 2048), self.about.get("scaling")
 
+    def read(self, messages):
+        """(token ids, whether some were cut off, whether the template deleted thinking); no ids where it refuses."""
+        try:
+            ids, cut = encode(messages, self.tokenizer, self.max_length)
+            return tuple(ids), cut > 0, thinking_erased(messages, self.tokenizer)
+        except Exception:  # templates raise what they like, some about empty answers
+            return (), False, False
+
     def score(self, groups):
-        """Groups of conversations with one prompt each -> (scaled rewards, one after the other; share of them cut)."""
-        encoded = [[encode(messages, self.tokenizer, self.max_length) for messages in group] for group in groups]
-        parts = []
-        for group in encoded:
-            distinct = list(map(list, dict.fromkeys(tuple(ids) for ids, _ in group)))  # what is alike must score alike
-            most = max(1, self.batch_tokens // max(map(len, distinct)))  # answers that surely fit one pass
-            parts += [distinct[i : i + most] for i in range(0, len(distinct), most)]
-        if not self.packing:
+        """Groups of conversations with one prompt each -> (scaled rewards, one after the other; shares to be logged).
+        What cannot be scored, which is no reason to end a training, gets the lowest reward of its group."""
+        found = [[self.read(messages) for messages in group] for group in groups]
+        distinct = [dict.fromkeys(ids for ids, *_ in group if ids) for group in found]  # what is alike must score alike
+        distinct = {n: [(ids, list(ids)) for ids in group] for n, group in enumerate(distinct) if group}
+        if not self.packing and distinct:
             tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
-            self.packing = try_packing(self.model, parts[:4], True, tolerance)
+            some = [[ids for _, ids in group[:2]] for group in list(distinct.values())[:4]]
+            self.packing = try_packing(self.model, some, True, tolerance)
             print(f"{self.name}: {self.packing}", flush=True)
-        scores = score_ids(self.model, parts, self.batch_tokens).tolist()
-        known = dict(zip((tuple(ids) for part in parts for ids in part), scores))
-        rewards = [known[tuple(ids)] for group in encoded for ids, _ in group]
+        parts = list(passes(distinct, self.batch_tokens, getattr(self.model, "packs", False)))
+        scores = score_ids(self.model, [[ids for _, ids in part] for part in parts], self.batch_tokens).tolist()
+        known = dict(zip((ids for part in parts for ids, _ in part), scores))
+        every, cut, unseen = zip(*(one for group in found for one in group))
+        raw = np.array([known.get(ids, math.nan) for ids in every])
+        if not np.isfinite(raw).any():
+            refuse(f"{self.name} can score no completion of a step", "rewards", "run/score.py on such answers says why")
+        scored = np.isfinite(raw).reshape(len(groups), -1)
         lengths = [len(messages[-1]["content"]) for group in groups for messages in group]
-        cut = np.mean([lost > 0 for group in encoded for _, lost in group])
-        return np.array(apply_scaling(rewards, self.scaling, lengths)), cut
+        rewards = np.reshape(apply_scaling(raw, self.scaling, lengths), scored.shape)
+        rewards = np.where(scored, rewards, np.inf)
+        lowest = np.where(scored.any(1), rewards.min(1), rewards.min())[:, None]
+        shares = {"truncated": np.mean(cut), "thinking_unseen": np.mean(unseen), "unscored": np.mean(~scored)}
+        return np.where(scored, rewards, lowest).ravel(), shares
 
 
 def load_reward_models(args):
@@ -267,9 +287,10 @@ class Rewards:
         groups = self.conversations(conversation, said)
         scored = [model.score(groups) for model in self.models]
         parts = np.stack([rewards for rewards, _ in scored])
-        for model, (part, cut) in enumerate(scored):
+        for model, (part, shares) in enumerate(scored):
             log_metric(f"reward_models/{model}_{self.models[model].name}", float(part.mean()))
-            log_metric("truncated", float(cut))
+            for name, share in shares.items():
+                log_metric(name, float(share))
         rewards = np.average(parts, axis=0, weights=self.model_weights)
         if self.args.combine == "min":
             rewards = parts.min(0)
@@ -380,7 +401,7 @@ def prepare_checkpoints(args, prompts, models):
     free = "out resume report_to batch_tokens micro_batch gradient_checkpointing save_steps vllm_url stop_when".split()
     run = {k: v for k, v in vars(args).items() if k not in free}
     run |= {"prompts": prompts["conversation"][:], "probes": [model.about.get("probes") for model in models]}
-    folder = Path(args.out.rstrip("/") + "-checkpoints") / fingerprint(run)
+    folder = Path(args.out + "-checkpoints") / fingerprint(run)
     if not args.resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -468,7 +489,7 @@ def adaptation(args, config):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "policy.json")
+    args.out = own_folder(args.out, "policy.json")
     if not args.policy:
         refuse("no policy", "a model to train", 'policy = "FOLDER_OR_HUB_ID" under [rl], or --policy', 2)
     if args.prompts_per_step % (world := int(os.environ.get("WORLD_SIZE", 1))):
@@ -524,10 +545,13 @@ def main(args):
         torch.distributed.destroy_process_group()
 
 
+{{shared("replace_folder")}}
+
+
 def save(args, trainer, tokenizer, watch, models, weights, left_out):
     """Write OUT beside, and rename it when it is whole."""
     history = [log for log in trainer.state.log_history if "reward" in log]
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     # % if method == "full"
     trainer.model.save_pretrained(beside)
@@ -558,8 +582,7 @@ def save(args, trainer, tokenizer, watch, models, weights, left_out):
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
     }
     (beside / "policy.json").write_text(json.dumps(policy, indent=2))
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     some = max(1, min(WINDOW, len(history) // 2))  # of a run that is shorter than two windows, halves
     first, end = (np.mean([log["reward"] for log in part]) for part in (history[:some], history[-some:]))
     name = f"{some} steps" if some > 1 else "step"

@@ -75,6 +75,9 @@ WITHIN_0_1 = (*PROBABILITIES, "par", "quantile")
 {{shared("own_folder")}}
 
 
+{{shared("replace_folder")}}
+
+
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -460,7 +463,7 @@ def main(args):
     # % if source == "pairs"
     load_dotenv(find_dotenv(usecwd=True))
     # % endif
-    own_folder(args.out, "scaling.json")
+    args.out = own_folder(args.out, "scaling.json")
     refuse_invalid(args)
     items, skipped = collect(scored_rows(args), args.label)
     if not len(items.score) or items.prompt[-1] < 1:
@@ -506,7 +509,7 @@ def main(args):
     advice = [text for text in [*advice, *what_to_set(compared, args)] if text]
     result = {"scaling": scaling, "proposed_clip": proposed, "algorithm": args.algorithm, "rewards": args.rewards}
     result |= {"advice": advice, "methods": [row for row, _ in compared.values()]}
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     (beside / "scaling.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -528,8 +531,7 @@ def main(args):
         *(figure for figure, axes in pictures(items, apart, args.method, proposed) if axes.legend(loc="best")),
     ]
     (beside / "report.html").write_text(html_report("Scale of the reward", parts), encoding="utf-8")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     write_scaling(Path(args.model), scaling)
     print(told, *advice, sep="\n")
     print(f"written to {path}; {args.out}/report.html compares the methods")

@@ -91,6 +91,9 @@ def parameters(argv=None):
 
 
 # %% Scoring
+{{shared("passes")}}
+
+
 {{shared("score_rows")}}
 
 

@@ -74,6 +74,9 @@ MEASURES = (*TEXTS, *REWARDS, *OTHERS)
 {{shared("own_folder")}}
 
 
+{{shared("replace_folder")}}
+
+
 def parameters(argv=None):
     """What the recipe chose; each can be set again on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -323,7 +326,7 @@ def report_of(items, metrics, args):
 # %% Run
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "metrics.json")
+    args.out = own_folder(args.out, "metrics.json")
     weights, everything = read_weights(args.weights, MEASURES, "--weights"), read_items(args)
     items = [item for item in everything if "error" not in item]
     if not items:
@@ -403,7 +406,7 @@ def main(args):
     metrics["measures"] = [figures(items, name) for name in taken]
     metrics |= {"weights": weights, **facts, "rendered_by": RENDERED_BY, "parameters": vars(args)}
 
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     (beside / "report.html").write_text(html_report("Thinking", report_of(items, metrics, args)), encoding="utf-8")
@@ -412,8 +415,7 @@ def main(args):
         for item in everything:
             kept = {k: v for k, v in item.items() if k not in ("prompt", "message", "found", "given", "cuts")}
             file.write(json.dumps(kept) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
     print(
         f"{len(items)} completions, {metrics['failed']} not read; "
         + ", ".join(f"{n} {s}" for s, n in metrics["statuses"].items())

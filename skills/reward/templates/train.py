@@ -26,8 +26,7 @@ from pathlib import Path
 from types import MethodType
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-if "LOCAL_RANK" not in os.environ:  # one GPU, for Trainer would split every batch over all it sees; more: torchrun
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+{{shared("one_gpu")}}
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 try:
@@ -116,10 +115,14 @@ def load_tokenizer(args):
     tokenizer.chat_template = today.sub('"01 Jan 2025"', template)
     if args.thinking == "preserve":
         tokenizer.chat_template = keep_thinking(tokenizer.chat_template)
-    last = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer, 10**6)[0][-1]
+    try:
+        last = [encode(messages, tokenizer, 10**6)[0][-1] for messages in PROBES]
+    except Exception as error:  # templates raise what they like; an IndexError: there was no text
+        name = args.chat_template or f"the chat template of {args.model}"
+        refuse(f"{name}: {str(error)[:200]}", "text from turns of user and assistant", "--chat-template FILE")
     spare = [i for token, i in tokenizer.get_added_vocab().items() if re.search("pad|reserved|unused", token)]
     usable = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(spare), tokenizer.bos_token_id]
-    usable = [i for i in usable if i is not None and i < embedded and i not in (tokenizer.eos_token_id, last)]
+    usable = [i for i in usable if i is not None and i < embedded and i not in (tokenizer.eos_token_id, *last)]
     if not usable:
         received = f"{args.model} has no token to pad with but the end token (embeddings: {embedded})"
         refuse(received, "a spare one", "add a <pad> token and model.resize_token_embeddings(len(tokenizer))")
@@ -421,7 +424,7 @@ def check_packages(args):
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "reward.json")
+    args.out = own_folder(args.out, "reward.json")
     check_packages(args)
     sets, report = named_sets(args), Path(args.data) / "report.json"
     if not report.is_file():
@@ -511,6 +514,9 @@ def main(args):
 
 
 # %% Saving, and the proof that what was saved is what was trained
+{{shared("replace_folder")}}
+
+
 def save(args, trainer, tokenizer, facts):
     """Write OUT beside, load it as every consumer will, and rename it when its probes score as in training.
 
@@ -523,7 +529,7 @@ def save(args, trainer, tokenizer, facts):
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
-    beside = Path(args.out.rstrip("/") + ".partial")
+    beside = Path(args.out + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     # % if loss == "regression"
     fold_attributes(weights, facts["attributes"], beside)
@@ -568,8 +574,7 @@ def save(args, trainer, tokenizer, facts):
         (beside / "merged" / "reward.json").write_text(json.dumps(reward, indent=2))
         load_reward_model(beside / "merged", "float32")
     # % endif
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(beside, Path(args.out))
 
 
 # %% Run

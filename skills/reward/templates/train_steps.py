@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; the Trainer would split batches over all it sees
+{{shared("one_gpu")}}
 
 try:
     import torch
@@ -122,9 +122,12 @@ def measure(model, items):
     return {"step_accuracy": sum(right) / max(1, len(right)), "steps": len(right), "process_bench": process}
 
 
+{{shared("replace_folder")}}
+
+
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
-    own_folder(args.out, "process.json")
+    args.out = own_folder(args.out, "process.json")
     transformers.set_seed(args.seed)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
@@ -138,7 +141,7 @@ def main(args):
         expected = "labelled steps on both sides: problem, steps, label; or prompt, completions, labels"
         refuse(f"{' '.join(args.data)} holds {told}", expected, "more rows, --eval-fraction 0.3, --max-length 4096")
     print(told)
-    gpu, beside = torch.cuda.is_available(), args.out.rstrip("/") + ".partial"
+    gpu, beside = torch.cuda.is_available(), args.out + ".partial"
     shutil.rmtree(beside, ignore_errors=True)
     config = transformers.TrainingArguments(
         output_dir=f"{beside}/run",
@@ -158,14 +161,15 @@ def main(args):
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     trainer = transformers.Trainer(model, config, lambda items: collate(items, pad), train_dataset=train)
     trainer.train()
+    if not trainer.is_world_process_zero():
+        return
     facts = measure(trainer.model.eval(), held_out) | {"counts": counts, "mark": args.mark, "base_model": args.model}
     trainer.model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
     facts |= {"rendered_by": RENDERED_BY, "parameters": vars(args)}
     shutil.rmtree(f"{beside}/run", ignore_errors=True)
     Path(beside, "process.json").write_text(json.dumps(facts, indent=2) + "\n")
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(beside, args.out)
+    replace_folder(Path(beside), Path(args.out))
     process = facts["process_bench"]
     f1 = (
         f"; F1 of the first error {process['f1']:.3f}"

@@ -17,7 +17,7 @@ def prepare_checkpoints(args, data_sha256, template):
     free += ("liger", "compile")
     run = {k: v for k, v in vars(args).items() if k not in free} | {"data": data_sha256, "template": template}
     run |= {"split": split_by()} if split_by() else {}  # its checkpoints are in parts, which no other run can read
-    folder = Path(args.out.rstrip("/") + "-checkpoints") / fingerprint(run)
+    folder = Path(args.out + "-checkpoints") / fingerprint(run)
     if not args.resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,18 +2,6 @@ INPUT = ("prompt", "response", "responses", "messages")
 OUTPUT = ("file", "row", "score", "scaled", "best", "length", "tokens", "truncated", "error")
 
 
-def passes(groups, batch_tokens, packs):
-    """Answers by prompt, {prompt: [(place, token ids)]} -> lists of (place, token ids) that each fit one forward pass,
-    the prompt counted once where the model packs."""
-    for answers in groups.values():
-        longest, shared = (
-            max(len(ids) for _, ids in answers),
-            shared_prefix([ids for _, ids in answers]) if packs else 0,
-        )
-        most = min((batch_tokens - shared) // (longest - shared), 8 * batch_tokens // longest)
-        yield from (answers[i : i + max(1, most)] for i in range(0, len(answers), max(1, most)))
-
-
 def score_rows(rows, model, tokenizer, reward, args):
     """Input rows -> output rows, one for one. Answers to the same prompt are scored together, wherever they stand."""
     results, groups, places = [], {}, itertools.count()

@@ -6,6 +6,8 @@ WATCHED = {  # signal: (limit, what it means, what to do)
     "repetition": (0.3, "this share of the token trigrams repeats within its completion", "--weight-repetition 1"),
     "unfinished": (0.5, "this share of the completions is cut at the limit", "--max-completion-length, --mask-cut"),
     "truncated": (0.1, "this share is cut to what the reward model can read", "a reward model that reads more"),
+    "unseen": (0.0, "this share holds thinking that the reward model's template deletes", "--no-score-thinking"),
+    "unscored": (0.0, "this share cannot be scored, and gets the lowest reward of its group", "another reward model"),
     "agreement": (0.1, "gold orders so many fewer pairs in a group alike than at the start, or than 60 %", "--beta"),
     "gold": (0.5, "the reward rises while gold falls, by so many of its standard deviations", "an earlier checkpoint"),
 }
@@ -33,7 +35,8 @@ def signals(history):
         return sum(values) / len(values) if values else None
 
     names = {"spread": "groups_without_spread", "kl": "kl", "unfinished": "completions/clipped_ratio"}
-    names |= {"truncated": "truncated", "repetition": "rewards/repetition_penalty_reward/mean"}
+    names |= {"truncated": "truncated", "unseen": "thinking_unseen", "unscored": "unscored"}
+    names |= {"repetition": "rewards/repetition_penalty_reward/mean"}
     found = {signal: mean(name, now) for signal, name in names.items()} if len(history) >= WINDOW else {}
     if found.get("repetition") is not None:
         found["repetition"] *= -1
