@@ -95,16 +95,17 @@ def test_a_pass_holds_the_budget_with_the_prompt_counted_once(model, tmp_path, c
     assert close(split["score"], whole["score"])
 
 
-def test_rows_without_tokens_or_with_a_reward_that_is_no_number_are_errors(model, tmp_path, monkeypatch):
+def test_rows_that_cannot_be_scored_or_say_two_things_are_errors(model, tmp_path, monkeypatch):
     module, real, encode = golden("score"), golden("score").score_ids, golden("score").encode
     last = module.torch.tensor([0.0, 0.0, float("nan")])
     monkeypatch.setattr(module, "score_ids", lambda *words: (found := real(*words)) + last[: len(found)])
     monkeypatch.setattr(module, "encode", lambda m, *words: encode(m, *words) if m[-1]["content"] else ([], 0))
     rows = [{"prompt": "Why?", "response": "So."}, {"prompt": "Why?", "response": ""}]
     rows += [{"prompt": "Who?", "responses": ["Me.", "You."]}]
+    rows += [{"prompt": "Who?", "response": "Me.", "responses": ["You."]}]
     found, summary = score(rows, model, tmp_path, "--no-packing")
-    assert [row.get("error", "")[:5] for row in found] == ["", "empty", "not_f"] and "best" not in found[2]
-    assert (found[2]["score"], summary["failed"], summary["best_of_n"]) == (None, 2, [])
+    assert [row.get("error", "")[:5] for row in found] == ["", "empty", "not_f", "too_m"] and "best" not in found[2]
+    assert (found[2]["score"], summary["failed"], summary["best_of_n"]) == (None, 3, [])
 
 
 @pytest.mark.parametrize("known", [True, False])

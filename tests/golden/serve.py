@@ -169,6 +169,8 @@ def text_of_parts(parts):
 def conversations(row):
     """The conversations of one row, each (messages of the prompt, messages of the answer to score)."""
     row = {name: value for name, value in row.items() if value is not None}
+    if len(given := [name for name in ("messages", "response", "responses") if name in row]) > 1:
+        raise Reject("too_much", f"{' and '.join(given)}: one of them is to be scored, and the others would be lost")
     if "messages" in row:
         messages = as_messages(row["messages"], "user")
         found = [(messages[:-1], messages[-1:])]
