@@ -10,10 +10,10 @@
 #     "python-dotenv>=1.0",
 # ]
 # ///
-"""Audit: what in the formatted pairs trains wrong without an error, before it costs a GPU night.
+"""Audit: find what in the formatted pairs would train a worse model without any error, before it costs GPU hours.
 
 Writes report.html for people, and report.json with every finding, its sources and example rows. The pairs are read in
-batches and only hashes, sketches and counts are kept: about 0.5 kB a pair, whatever its length.
+batches and only hashes, sketches and counts are kept: less than 0.5 kB a pair, whatever its length.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 # requires-python = ">=3.10"
 # dependencies = ["torch>=2.6", "transformers>=4.57.1", "peft>=0.17", "bitsandbytes>=0.49", "python-dotenv>=1.0"]
 # ///
-"""Export: one plain folder from which vLLM and SGLang return the same raw score, and verify.json to prove it with.
+"""Export: one plain folder for vLLM and SGLang to serve the same raw scores from, and verify.json to check them.
 
 An adapter is merged into its base. The config says num_labels 1 and problem_type regression, without which vLLM would
-answer with a sigmoid of the score. verify.json holds conversations with their scores, as this script computes them in
-float32 from the model that was trained, before it is merged or rounded.
+return a sigmoid of the score. verify.json holds conversations with their scores, computed here in float32 from the
+trained model before it is merged or rounded.
 """
 
 import argparse

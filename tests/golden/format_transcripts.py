@@ -2,10 +2,10 @@
 # requires-python = ">=3.10"
 # dependencies = ["pyarrow>=21", "datasets>=4.7"]
 # ///
-"""Format: preference data in, clean pairs out, every row accounted for.
+"""Format: turn preference data into clean pairs, with every row accounted for.
 
-Writes train.parquet and eval.parquet (prompt, chosen and rejected as messages; source, prompt_id; where the data has
-them margin, tie, ratings, attributes), rejected.jsonl with each row that was not used and why, and report.json.
+Writes train.parquet and eval.parquet (prompt, chosen and rejected as messages; source and prompt_id; margin, tie,
+ratings and attributes if the data has them), rejected.jsonl with every row that was not used and why, and report.json.
 rows = used + ties + rejected, always.
 """
 

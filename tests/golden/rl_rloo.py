@@ -10,7 +10,7 @@
 #     "python-dotenv>=1.0",
 # ]
 # ///
-"""Reinforcement learning: prompts and reward models in, a policy out, with a watch on what it learns to exploit.
+"""Reinforcement learning: train a policy on prompts against reward models, and watch what it learns to exploit.
 
 TRL samples a group of completions for each prompt; the reward models score each as a conversation, through their own
 template and saved scaling. Writes the policy, policy.json, history.jsonl (every step and event) and curves.png.

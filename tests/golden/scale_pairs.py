@@ -13,7 +13,7 @@
 #     "matplotlib>=3.8",
 # ]
 # ///
-"""Scale: fit on a calibration set what the rewards mean, write it into the model's reward.json, say what it does in RL.
+"""Scale: fit what the rewards mean on a calibration set, write that into reward.json, and say what it changes in RL.
 
 The calibration set is a file of scores, as evaluate.py and score.py write them, or of formatted pairs that the model
 scores first. report.html and scaling.json compare every method on it. The probes in reward.json stay raw rewards.

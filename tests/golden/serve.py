@@ -11,16 +11,16 @@
 #     "prometheus-client>=0.20",
 # ]
 # ///
-"""Serve: rewards over HTTP, until it is stopped; what it accepted before SIGTERM or Ctrl+C is answered first.
+"""Serve: rewards over HTTP. SIGTERM or Ctrl+C stops it once every accepted request is answered.
 
 POST /score       {"messages": …}, {"prompt": …, "response(s)": …}, {"text": …}, or {"rows": [several of these]}
 POST /get_reward  as OpenRLHF's remote reward model: {"query": ["prompt and answer as text", …]}
 POST /classify    as vLLM: {"input": "text" or ["text", …]} or {"messages": …}; probs holds the reward
 GET  /health, /metrics (for Prometheus), /docs and /openapi.json
 
-Text is a whole conversation in the model's chat template. It gets the template's BOS once, and the end of turn where
-that is cut off; any other text is refused. Where REWARD_TOKEN is set (in the environment or .env), all but /health need
-it: Authorization: Bearer TOKEN.
+Text is a whole conversation in the model's chat template. It gets the template's BOS once, and the end of turn if that
+is cut off; any other text is refused. If REWARD_TOKEN is set (in the environment or .env), every path except /health
+needs it: Authorization: Bearer TOKEN.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 # requires-python = ">=3.10"
 # dependencies = ["pyarrow>=21", "datasets>=4.7"]
 # ///
-"""Think pairs: preference pairs about thinking, from completions that are known to be right or wrong.
+"""Think pairs: make preference pairs about thinking from completions that are known to be right or wrong.
 
-A good completion stands against one of the same prompt that is wrong (poor), against its own answer with no thinking
-(absent), its thinking cut off (cut), one step said over and over (repeated), or the thinking of another question before
-its own answer (unfaithful). Writes rows that format.py reads, and beside them a report of what became of every row.
+A right completion is chosen over a wrong one of the same prompt (poor), its own answer without thinking (absent), its
+thinking cut off (cut), one step repeated over and over (repeated), or the thinking of another question before its own
+answer (unfaithful). Writes rows that format.py reads, and a report of what became of every input row.
 """
 
 import argparse

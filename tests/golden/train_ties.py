@@ -10,10 +10,11 @@
 #     "python-dotenv>=1.0",
 # ]
 # ///
-"""Train: formatted pairs in, a reward model that proves itself out.
+"""Train: train a reward model on formatted pairs, and check that the saved model is the trained one.
 
-TRL's RewardTrainer with what it leaves to its user: every dropped pair counted, the template and the thinking checked,
-exact evaluation, a float32 head, resume from the newest complete checkpoint, and a reload that must score the same.
+Adds to TRL's RewardTrainer what it leaves to its user: every dropped pair is counted, the template and the thinking are
+checked, evaluation is exact, the reward head is float32, an interrupted run resumes from the newest complete
+checkpoint, and the saved model must score the same when it is loaded again.
 """
 
 import argparse

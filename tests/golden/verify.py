@@ -2,7 +2,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["python-dotenv>=1.0"]
 # ///
-"""Verify: does a running server return the scores that the export recorded? It says how they differ, not only that.
+"""Verify: does a running server return the scores that the export recorded? If not, say how they differ.
 
 Needs neither torch nor a GPU. The end of --url decides what is sent:
   …/score          this skill's server: messages

@@ -4,10 +4,10 @@
 # ///
 """Bulk: score files of prompts and responses with a pool of Ray workers, on this machine or on a cluster.
 
-Rows and results are those of score.py. The input is split into numbered blocks; each becomes one part of OUT, written
-beside and renamed, and `cat OUT/part-*.jsonl` has the input's order. A worker that dies is replaced and its block is
-scored again; where this script itself died, start it again: parts that are there stay. At the end every row of the
-input must be found in exactly one part; manifest.json, written last, lists the parts with counts and checksums.
+Rows and results are those of score.py. The input is split into numbered blocks, each of which becomes one part of OUT;
+`cat OUT/part-*.jsonl` restores the input's order. A worker that dies is replaced and its block is scored again; if this
+script itself dies, start it again and it scores what is missing. At the end every row of the input must be in exactly
+one part; manifest.json, written last, lists the parts with counts and checksums.
 """
 
 import argparse

@@ -3,12 +3,12 @@
 # dependencies = {{ dependencies }}
 # ///
 # % if of == "scores"
-"""Ensemble: several reward models' scores of the same answers become one, with an uncertainty for each answer.
+"""Ensemble: combine several reward models' scores of the same answers, with an uncertainty for each answer.
 
 Reads the files that score.py, bulk.py (its parts, joined) or evaluate.py wrote, one from each model, on the same rows.
-Every model is first brought to mean 0 and spread 1 on these rows, for rewards of two models have no common scale. Then
-the mean, the minimum (WCO) or the mean less λ times the variance (UWO; all three arXiv 2310.02743) is taken. Writes
-scores.jsonl in the form of the first file, so that scale.py reads it, and summary.json.
+Each model's rewards are first brought to mean 0 and standard deviation 1 on these rows, because two models have no
+common scale. They are combined as the mean, the minimum (WCO) or the mean less λ times the variance (UWO; all three
+arXiv 2310.02743). Writes scores.jsonl in the form of the first file, so that scale.py can read it, and summary.json.
 """
 
 # % else

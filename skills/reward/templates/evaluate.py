@@ -4,11 +4,12 @@
 # ///
 """Evaluate: what a reward model is worth on held-out pairs, and whether RL should follow it.
 
-Accuracy with intervals next to what length alone reaches, by source, length difference, turns, thinking and language;
-best of n; calibration; what the reward correlates with; how often degenerate answers win; the most confident mistakes;
-agreement with a second model. Writes metrics.json, scores.jsonl with both rewards of every pair, and report.html.
-Every pair counts once, whatever the batch size, the order or the number of processes (torchrun evaluate.py).
-With --folds it trains one model per fold with the train.py beside it and judges them on what they did not see.
+Measures accuracy with intervals and what length alone reaches, by source, length difference, turns, thinking and
+language; best of n; calibration; what the reward correlates with; how often degenerate answers win; the most confident
+mistakes; agreement with a second model. Writes metrics.json, scores.jsonl with both rewards of every pair, and
+report.html. Every pair counts once, whatever the batch size, the order or the number of processes (torchrun
+evaluate.py). With --folds it trains one model per fold with the train.py beside it and judges each pair by the model
+that did not see it.
 """
 
 import argparse

@@ -2,12 +2,12 @@
 # requires-python = ">=3.10"
 # dependencies = {{ dependencies }}
 # ///
-"""Score: files of prompts and responses in, a file of rewards out, in input order, nothing lost.
+"""Score: turn files of prompts and responses into a file of rewards, one line per row, in input order.
 
 A row holds prompt + response, prompt + responses (a list), or messages; other fields such as id are carried over.
-A line of the output has score, length (characters), tokens and truncated (lists for responses), scaled where the model
-has a scaling, best (index of the response to take), or error where the row cannot be scored. Answers to one prompt
-share its computation, also from other rows. Started again, a run that was cut off goes on where it stopped.
+A line of the output has score, length (characters), tokens and truncated (lists for responses), scaled if the model has
+a scaling, best (index of the best response), or error if the row cannot be scored. Answers to one prompt share its
+computation, even from different rows. An interrupted run that is started again continues where it stopped.
 """
 
 import argparse

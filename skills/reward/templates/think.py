@@ -2,10 +2,10 @@
 # requires-python = ">=3.10"
 # dependencies = {{ dependencies }}
 # ///
-"""Think: scores the thinking in completions, and not only their answers.
+"""Think: score the thinking in completions, and not only their answers.
 
-Writes items.jsonl (every measure of every completion), metrics.json (area under the curve of each measure against the
-labels, where there are any) and report.html. A measure that cannot be taken is null, never 0.
+Writes items.jsonl (every measure of every completion), metrics.json (area under the ROC curve of each measure against
+the labels, if there are any) and report.html. A measure that cannot be taken is null, never 0.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 # requires-python = ">=3.10"
 # dependencies = {{ dependencies }}
 # ///
-"""Train steps: labelled steps in, a process reward model out, which says of each step whether it is right.
+"""Train steps: train a process reward model, which says of each step whether it is right, on labelled steps.
 
-A token classifier with two labels, read at the mark behind each step; cross-entropy over the steps. TRL had such a
-trainer up to 1.13. think.py scores with what this writes: --prm FOLDER.
+It is a token classifier with two labels, read at the mark after each step, trained with cross-entropy over the steps.
+TRL had such a trainer up to 1.13. think.py scores with the result: --prm FOLDER.
 """
 
 import argparse
