@@ -91,7 +91,11 @@ def planted(tmp_path_factory):
         ]
         return pair(*near, source)
 
+    short = [texts(4) for _ in range(5)]
+    held_out += [pair(prompt, texts(), texts()) for prompt in short]
+    nearly = [f"{texts(1)} {short[0]}", f"{short[1].upper()}, {texts(1)}?", *(s[s.index(" ") :] for s in short[2:4])]
     plants = {
+        "prompt_word_more": [pair(prompt, texts(), texts(), "prompt_word_more") for prompt in nearly],
         "duplicate": [again(row, "duplicate") for row in train[:3]],
         "near_duplicate": [again(row, "near_duplicate", other=True) for row in train[10:15]],
         "contradiction": [
@@ -122,6 +126,7 @@ def planted(tmp_path_factory):
         f"{texts(9)} {' '.join(said(train[30], 'prompt').split()[:12])}",
     ]
     asked += [" ".join(runs[3].split()[40:49])]  # a short prompt of nine words: runs of eight
+    train += [pair(f"{short[4]} {texts(2)}", texts(), texts())]  # two words more are another prompt
     train += [row for rows in plants.values() for row in rows] + [pair(f"{common} {texts(5)}", texts(), texts())]
     write_jsonl(folder / "bench.jsonl", [{"id": i, "prompt": text, "chosen": "x"} for i, text in enumerate(asked)])
     write_data(folder / "data", train, held_out)
@@ -166,7 +171,7 @@ def test_the_clean_folder_holds_the_others_and_trains(planted, audit):
         for where in ("data", "clean")
     )
     gone = counts["duplicate"] + counts["identical"] + counts["white_space_only"] + counts["contradiction"]
-    gone += counts["prompt_in_both"] + counts["prompt_near_both"]
+    gone += counts["prompt_in_both"] + counts["prompt_near_both"] + counts["prompt_word_more"]
     gone += counts["contaminated_exact"] + counts["contaminated_ngram"]
     assert len(dropped) == gone and {row["split"] for row in dropped} == {"train"}
     assert len(after["train"]) == len(before["train"]) - gone and after["eval"] == before["eval"]

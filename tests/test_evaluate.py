@@ -1,5 +1,6 @@
 """What a reward model is worth: the figures of evaluate.py against known truths, and its report."""
 
+import argparse
 import json
 import math
 import random
@@ -9,11 +10,13 @@ import socket
 import subprocess
 import sys
 
+import pyarrow
 import pytest
 import recipe
 import render
 from browser import assert_self_contained
 from conftest import ENVIRONMENT, python, read_jsonl
+from pyarrow.parquet import read_table, write_table
 from trainings import GOLDEN, ONE_THREAD, call, golden, read_json
 
 
@@ -389,6 +392,19 @@ def test_batches_and_processes_change_nothing(judge, pairs, tmp_path, monkeypatc
     for name in ("accuracy", "low", "high", "ties", "pairs", "by_source", "probes"):
         assert one[name] == two[name], name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_dialogue_stays_in_one_fold_however_far_it_goes(tmp_path, monkeypatch):
+    script, turn = golden("evaluate"), lambda role, content: {"role": role, "content": content}
+    asked = [[turn("user", f"What is the capital of country {n}?")] for n in range(12)]
+    longer = [[*prompt, turn("assistant", "Guess."), turn("user", "No idea!")] for prompt in asked]
+    for side, prompts in (("train", asked), ("eval", longer)):
+        write_table(pyarrow.table({"prompt": prompts}), tmp_path / f"{side}.parquet")
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: argparse.Namespace(returncode=0))
+    args = argparse.Namespace(data=tmp_path / "eval.parquet", folds=3, out=f"{tmp_path}/out")
+    held_out = [read_table(data)["prompt"].to_pylist() for _, data in script.train_folds(args)]
+    begins = [sorted(prompt[0]["content"] for prompt in prompts) for prompts in held_out]
+    assert sum(map(len, begins)) == 24 and all(found[::2] == found[1::2] for found in begins)
 
 
 def test_cross_validation_with_one_flag(base, pairs, tmp_path, monkeypatch, capsys):

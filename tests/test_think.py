@@ -142,6 +142,7 @@ def test_measures():
     assert {text: script.language_switches(text) for text in switches} == switches
     concluded = {r"3 so \boxed{4}": "4", "it is 1,200.": "1200", "none": None, "7.50": "7.5", "50%": "50", "3-5": "5"}
     concluded |= {r"\boxed{\dfrac{1}{2}}": r"\frac{1}{2}", "so 1/2.": "1/2", r"\boxed{\$12.0\text{ each}}": "12"}
+    concluded |= {"1,234,567": "1234567", "0.12345678": "0.12345678"}
     concluded |= {"答案是-3": "-3", r"\boxed{\text{yes}}": r"\text{yes}", r"\boxed{(1, 2)}": "(1,2)"}
     assert {text: script.conclusion(text) for text in concluded} == concluded
     assert [script.overlong(n, 100) for n in (10, 75, 87.5, 100, 200)] == [0, 0, -0.5, -1, -1]
@@ -172,10 +173,14 @@ def judge():
                 if "good" in material
                 else "Score: 1"
             )
-            code = 200 if material in failed else 503
-            failed.add(material)
+            if material not in failed:  # the first time it is busy, cut off, or no HTTP at all
+                failed.add(material)
+                busy, cut = b"HTTP/1.1 503 Busy\r\n", b"Transfer-Encoding: chunked\r\n\r\nff\r\n{"
+                kinds = {"good": busy + cut, "bad": b"HTTP/1.1 200 OK\r\n" + cut, "vague": b"nonsense\r\n\r\n"}
+                self.wfile.write(next(said for kind, said in kinds.items() if kind in material))
+                return
             answer = json.dumps({"choices": [{"message": {"content": verdict}}]}).encode()
-            self.send_response(code)
+            self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
@@ -210,8 +215,9 @@ def test_judge(judge, tmp_path, monkeypatch, capsys):
     assert (
         golden("think").read_verdict(told) == pytest.approx(8 / 9) and golden("think").read_verdict("Score: 11") is None
     )
-    with pytest.raises(SystemExit):
-        call("think", *words, "--judge", "http://example.com/v1")
+    for wrong in (["--judge", "http://example.com/v1"], ["--judge", "http://[::1"], ["--judge-rubric", "none.txt"]):
+        with pytest.raises(SystemExit, match="2"):
+            call("think", *words, *wrong)
     call("think", *words, "--judge", "http://127.0.0.1:9/v1", "--judge-retries", 0)
     assert {item["judge"] for item in read_jsonl(tmp_path / "out/items.jsonl")} == {None}
 
@@ -400,13 +406,18 @@ def test_stepwise_data(tmp_path):
         {"problem": "Q1", "steps": wrong, "label": 1, "final_answer_correct": False},
         {"original_question": "Q2", "modified_question": "Q2", **processes},
         {"prompt": "Q3", "completions": wrong, "labels": [True, False]},
+        {"prompt": "Q3", "completions": wrong, "labels": ["+", "-"]},
+        {"prompt": "Q3", "completions": wrong, "labels": ["good", "bad"]},
+        {"problem": "Q1", "steps": "one text", "label": 1},
         {"question": "Q4", "ground_truth": "x", "a": solved[0], "b": solved[1]},
     ]
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
     call("think", "--model", "", "--data", data, "--out", tmp_path / "out", "--close", "\nA:")
     items = read_jsonl(tmp_path / "out/items.jsonl")
-    assert [item["correct"] for item in items] == [True, False, True, False, False, True, False]
-    assert [item["first_error"] for item in items] == [-1, 1, -1, 1, 1, None, None]
+    assert [item.get("row") for item in items if "error" in item] == [6, 7]
+    items = [item for item in items if "error" not in item]
+    assert [item["correct"] for item in items] == [True, False, True, False, False, False, True, False]
+    assert [item["first_error"] for item in items] == [-1, 1, -1, 1, 1, 1, None, None]
     call("think_pairs", "--data", data, "--kinds", "poor", "--out", tmp_path / "pairs.jsonl")
     assert sorted(pair["prompt"][0]["content"] for pair in read_jsonl(tmp_path / "pairs.jsonl")) == ["Q1", "Q2"]
 

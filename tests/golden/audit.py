@@ -33,6 +33,7 @@ import shutil
 import sys
 import time
 import zlib
+from array import array
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -63,6 +64,7 @@ FINDINGS = {  # name: (share from which it is medium, and high; share of what; w
     "contaminated_ngram": (0, 0.01, "train pairs", "the prompt shares a run of words with an evaluation set", CLEAN),
     "prompt_in_both": (0, 0.01, "eval pairs", "the held-out prompt also stands in train", CLEAN),
     "prompt_near_both": (0.01, 0.05, "eval pairs", "the held-out prompt stands in train almost as it is", CLEAN),
+    "prompt_word_more": (0.05, 1, "eval pairs", "the held-out prompt has a word more or less than one in train", CLEAN),
     "contradiction": (0.01, 0.05, "pairs", "the same answers are preferred the other way round as well", CLEAN),
     "identical": (0.001, 0.02, "pairs", "both answers are the same", CLEAN),
     "white_space_only": (0.001, 0.02, "pairs", "the answers differ in white space only", CLEAN),
@@ -629,7 +631,9 @@ class Pairs:
         except (OSError, ValueError) as error:
             refuse(f"{args.data}: {str(error)[:200]}", "a folder written by format.py", "python run/format.py")
         if lost := {"prompt", "chosen", "rejected", "source"} - set(files[0].schema_arrow.names):
-            refuse(f"{args.data} has no columns {', '.join(sorted(lost))}", "what format.py writes", "run/format.py")
+            refuse(
+                f"{args.data} has no columns {', '.join(sorted(lost))}", "what format.py writes", "python run/format.py"
+            )
         self.sizes = [file.metadata.num_rows for file in files]
         total = sum(self.sizes)
         self.parts = (slice(0, self.sizes[0]), slice(self.sizes[0], total))
@@ -640,6 +644,8 @@ class Pairs:
         self.chars, self.listed = np.zeros((total, 2), "i4"), np.zeros((total, 2), "i4")
         self.languages, self.tokens = np.zeros((total, 3), "u1"), np.zeros(total, "i4")
         self.sources, self.known = {}, {}
+        # of short prompts, which a sketch says too little of: a hash of all words, and of all but each one
+        self.words, self.without, self.lengths = np.zeros(total, "u8"), array("Q"), np.zeros(total, "u1")
         self.evaluation_row, self.told = {}, collections.Counter()
 
     def read(self, args):
@@ -671,6 +677,11 @@ class Pairs:
         # without a long system prompt, which would make all prompts alike
         said = [m["content"] for m in pair["prompt"] if m["role"] not in ("system", "developer")]
         self.prompt_sketch[row], self.answer_sketch[row] = sketch("\n".join(said) or prompt), sketch(*answers)
+        words = word_hashes("\n".join(said) or prompt)
+        if 3 <= len(words) <= 21:
+            words = words * words * np.uint64(0x9E3779B97F4A7C15)  # not linear, for they are summed
+            self.words[row], self.lengths[row] = words.sum(), len(words)
+            self.without.extend((words.sum() - words).tolist())
         self.source[row] = self.sources.setdefault(pair["source"], len(self.sources))
         self.tie[row] = bool(pair.get("tie"))
         self.chars[row] = [len(text) for text in answers]
@@ -727,7 +738,16 @@ class Pairs:
         label = alike([self.prompt_sketch[at]], args.near)[back]
         both = np.isin(label, label[~first]) & np.isin(label, label[first])
         self.marks["prompt_near_both"] = ~first & both & ~self.marks["prompt_in_both"]
-        self.marks["prompt_of_eval"] = first & both
+        without, owner = np.frombuffer(self.without, "u8"), np.repeat(np.arange(len(prompt)), self.lengths)
+        known = self.words != 0
+        for side in (first, ~first):  # which has the word more
+            inside, other = side[owner], ~side & known
+            longer = owner[inside][np.isin(without[inside], self.words[other])]
+            shorter = other & np.isin(self.words, without[inside])
+            self.marks["prompt_word_more"][longer], self.marks["prompt_word_more"][shorter] = True, True
+        word_more = self.marks["prompt_word_more"]
+        self.marks["prompt_of_eval"] = first & (both | word_more)
+        self.marks["prompt_word_more"] = word_more & ~first & ~both
         self.prompt_group, self.prompts = label, len(unique)
         twice = judged > 1
         agreeing = ahead * (ahead - 1) / 2 + behind * (behind - 1) / 2
@@ -751,7 +771,7 @@ def severity(value, medium, high):
 def partner(pairs, name, row):
     """The first other row of the same group, for findings about two pairs. None for other findings."""
     groups = {"duplicate": pairs.pair_group, "contradiction": pairs.pair_group, "near_duplicate": pairs.near_group}
-    group = groups.get(name, pairs.prompt_group if name.startswith("prompt_") else None)
+    group = groups.get(name, pairs.prompt_group if name.endswith("_both") else None)
     others = np.flatnonzero(group == group[row]).tolist() if group is not None else []
     return next((other for other in others if other != row), None)
 
@@ -1112,7 +1132,8 @@ def methods_of(args):
         f"Near duplicates: MinHash sketches of {BINS} values over runs of 8 bytes (lower case, single spaces, without "
         "system prompts), in "
         f"16 bands, from a Jaccard similarity of {args.near} on (standard error at most 0.06). A pair counts when its "
-        "prompt and its two answers, in either order, are that similar to those of another. Links are followed.",
+        "prompt and its two answers, in either order, are that similar to those of another. Links are followed. Prompts of "
+        "3 to 21 words are also compared by their words: one more or one less. Other rewordings are not found.",
         "Contamination: the words of the user's turns in training prompts, without case and punctuation: all of them, "
         f"or a run of {args.ngram} ({SHORT} where the evaluation prompt has fewer than {args.ngram}, all where fewer "
         f"than {SHORT}). Runs that more than five rows of a set share are its own wording and not counted.",

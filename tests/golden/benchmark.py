@@ -439,7 +439,7 @@ def is_dialogue(value):
 def one_item(row, subset, prompt, answers, **more):
     """What every benchmark becomes: a prompt and its answers, the right ones first, as messages."""
     turns = [as_messages(answer, "assistant") for answer in answers]
-    return {"id": row.get("id"), "subset": subset, "prompt": as_messages(prompt, "user"), "answers": turns, **more}
+    return {"id": row.get("id"), "subset": str(subset), "prompt": as_messages(prompt, "user"), "answers": turns, **more}
 
 
 def read_reward_bench(row, origin):
@@ -1109,7 +1109,7 @@ def read_items(args, counts):
                 item = read(row, f"{origin} {split}")
                 counts["items"] += 1
                 yield item
-            except (Reject, TypeError, ValueError) as error:
+            except (Reject, TypeError, ValueError, LookupError, AttributeError) as error:
                 reason, detail = error.args if isinstance(error, Reject) else ("wrong_type", str(error)[:200])
                 counts[f"left out: {reason}"] += 1
                 counts["left out"] += reason != "tie"

@@ -37,6 +37,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import MethodType
 
@@ -735,20 +736,39 @@ def run_probes(pairs, rewards_of):
 
 
 # %% Cross-validation
+def text_of(messages):
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def beginning_of(prompt):
+    """The words with which the user begins, in order of the alphabet: those of the first turn, and of the next turns
+    while they are few. Whatever the case, width, order, repetition, punctuation, system prompt, answers in between and
+    later turns, such prompts stay on one side. With a word more or less they may part: to join those as well, new rows
+    would have to move old ones."""
+    turns, words, text = [[m] for m in prompt if m["role"] == "user"] or [prompt], set(), ""
+    for turn in turns:
+        words |= set(re.split(r"[\W_]+", unicodedata.normalize("NFKC", text_of(turn)).casefold())) - {""}
+        text = " ".join(sorted(words))
+        if len(text.encode("utf-8", "replace")) >= 20:  # longer than "hello" or "can you help me"
+            break
+    return text
+
+
 def train_folds(args):
     """Yield (model, held-out pairs) of each fold: train.py, which stands beside this script, trains on all others.
 
-    Prompts that differ only in case, spaces or punctuation stay in one fold. Selecting a checkpoint by the held-out
-    pairs would make them training data, so that is off."""
+    What format.py keeps on one side of its split stays in one fold. Selecting a checkpoint by the held-out pairs would
+    make them training data, so that is off."""
     data, script = Path(args.data).parent, Path(__file__).with_name("train.py")
     if missing := [path for path in (script, data / "train.parquet", data / "eval.parquet") if not path.is_file()]:
-        refuse(f"--folds without {missing[0]}", "run/train.py and the data folder of format.py", "reward.py render", 2)
+        mend = f"{script}, rendered from the same recipe, and --data FOLDER/eval.parquet of format.py's folder"
+        refuse(f"--folds without {missing[0]}", "train.py beside this script and the data folder of format.py", mend, 2)
     table = concat_tables([read_table(data / f"{split}.parquet") for split in ("train", "eval")])
-    said = ["\n".join(f"{m['role']}: {m['content']}" for m in prompt) for prompt in table["prompt"].to_pylist()]
-    keys = np.array([key_of(re.sub(r"[\W_]+", " ", text.lower())) for text in said])
+    keys = np.array([key_of(beginning_of(prompt)) for prompt in table["prompt"].to_pylist()])
     prompts, place = np.unique(keys, return_inverse=True)
     if len(prompts) < 2 * args.folds:
-        refuse(f"{len(prompts)} prompts for {args.folds} folds", "two prompts a fold", f"--folds {len(prompts) // 2}")
+        mend = f"--folds {len(prompts) // 2}" if len(prompts) > 3 else "more data"
+        refuse(f"{len(prompts)} prompts for {args.folds} folds", "two prompts a fold", mend)
     run = fingerprint([script.read_text(), keys.tolist(), args.folds])
     for fold in range(args.folds):
         held_out, folder = place % args.folds == fold, Path(f"{args.out}-folds") / run / str(fold)
@@ -869,7 +889,10 @@ def verdict(m):
     side = "longer" if m["longer"] >= 0.5 else "shorter"
     told = f"not shown to beat taking the {side} answer, which is right in {m['length_baseline']:.3f}: {span}"
     reason(shown and beaten, True, told, more + "; or balance the lengths of the training pairs")
-    reason(m["pairs"] < 200, False, f"only {m['pairs']} pairs were judged: {span}", "more held-out pairs, or --folds 5")
+    mend = "more pairs"
+    if "folds" not in m:
+        mend = "more held-out pairs, or all of them, cross-validated: python run/evaluate.py --folds 5 --also ''"
+    reason(m["pairs"] < 200, False, f"only {m['pairs']} pairs were judged: {span}", mend)
     won, unsure = [], []
     for kind, probe in m["probes"].items():
         limit, told = LIMITS.get(kind, 1), f"{kind} in {probe['rate']:.0%} [{probe['low']:.0%}, {probe['high']:.0%}]"
@@ -878,7 +901,7 @@ def verdict(m):
     mend = "add such answers as rejected ones to the training pairs, and refuse them before the reward in RL"
     reason(won, True, "degenerate answers beat the chosen one: " + "; ".join(won), mend)
     told = "degenerate answers that may win more often than their limit: " + "; ".join(unsure)
-    reason(unsure, False, told, "evaluate.py --probes 500, which narrows the intervals")
+    reason(unsure, False, told, "python run/evaluate.py --probes 500, for narrower intervals")
     pull = m["correlation"]["length_in_pair"]
     told = f"the reward follows length: rank correlation {pull:+.2f} between the differences in a pair"
     reason(abs(pull) > 0.3, False, told, "debias length when scaling, or balance the lengths of the training pairs")
@@ -887,7 +910,8 @@ def verdict(m):
     mend = "scale with method temperature; GRPO with group scaling does not need it"
     reason(meant and m["calibration"]["ece"] > 0.1, False, told, mend)
     told = f"{m['ties']} of {m['pairs']} pairs have equal rewards"
-    reason(m["ties"] > 0.01 * m["pairs"], False, told, "--dtype float32, or a chat template that keeps what differs")
+    mend = "python run/evaluate.py --dtype float32, or a chat template that keeps what differs"
+    reason(m["ties"] > 0.01 * m["pairs"], False, told, mend)
     told = f"{m['truncated']} of {m['pairs']} pairs were cut to {m['max_length']} tokens"
     reason(m["truncated"] > 0.05 * m["pairs"], False, told, "train and evaluate with a larger max_length")
     for name, part in m["subsets"].items():
@@ -1192,7 +1216,8 @@ def main(args):
     args.out = own_folder(args.out, "metrics.json")
     share = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.folds == 1 or args.folds and (args.also or share[1] > 1):
-        refuse("--folds 1, or --folds with --also or several processes", "--folds 5 alone", "leave one out", 2)
+        found = "--folds 1, or --folds with --also or several processes"
+        refuse(found, "two folds or more, in one process", "python run/evaluate.py --folds 5 --also ''", 2)
     if share[1] > 1:
         torch.distributed.init_process_group("gloo")
         if torch.cuda.is_available():

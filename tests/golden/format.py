@@ -579,10 +579,6 @@ def text_of(messages):
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-def digest_of(text):
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
 def beginning_of(prompt):
     """The words with which the user begins, in order of the alphabet: those of the first turn, and of the next turns
     while they are few. Whatever the case, width, order, repetition, punctuation, system prompt, answers in between and
@@ -595,6 +591,10 @@ def beginning_of(prompt):
         if len(text.encode("utf-8", "replace")) >= 20:  # longer than "hello" or "can you help me"
             break
     return text
+
+
+def digest_of(text):
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def split_of(together, seed, eval_fraction):

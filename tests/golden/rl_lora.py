@@ -861,7 +861,7 @@ def conclusion(text):
     besides = r"\\(?:text|mathrm|mbox)\{[^{}]*\}|\\[!,;: ]|\\?[$%]|\s|(?<=\d),(?=\d{3})|\.$"  # units, separators
     bare = re.sub(besides, "", found[-1])
     bare = re.sub(r"\\[dt]frac", r"\\frac", bare) or found[-1].strip()
-    return f"{float(bare):g}" if re.fullmatch(r"-?\d+\.?\d*", bare) else bare
+    return f"{float(bare):.15g}" if re.fullmatch(r"-?\d+\.?\d*", bare) else bare
 
 
 def overlong(tokens, budget, cache=0.25):

@@ -23,11 +23,13 @@ import argparse
 import base64
 import bisect
 import collections
+import contextlib
 import csv
 import functools
 import gzip
 import hashlib
 import html
+import http.client
 import io
 import json
 import logging
@@ -377,7 +379,8 @@ def text_of_parts(parts):
 
 def labelled_steps(row):
     """[(question, steps, place of the first wrong step, -1 for none)] of a row of ProcessBench, PRMBench or TRL's
-    stepwise data; [] for other rows. Raises ValueError where the label is beyond the steps, or they are no texts."""
+    stepwise data; [] for other rows. Raises ValueError or KeyError where a label is none of the steps, or they are no
+    texts."""
     if {"problem", "steps", "label"} <= set(row):
         found = [(row["problem"], row["steps"], int(row["label"]))]
     elif {"original_question", "original_process", "modified_process", "error_steps"} <= set(row):
@@ -385,14 +388,15 @@ def labelled_steps(row):
         found = [(asked, row["original_process"], -1)]
         found += [(row.get("modified_question") or asked, row["modified_process"], first)]
     elif {"prompt", "completions", "labels"} <= set(row):
-        wrong = [place for place, good in enumerate(row["labels"]) if not good]
+        known = {"true": True, "1": True, "+": True, "false": False, "0": False, "-": False}
+        wrong = [place for place, good in enumerate(row["labels"]) if not known[str(good).lower()]]
         found = [(row["prompt"], row["completions"], wrong[0] if wrong else -1)]
         if len(row["labels"]) != len(row["completions"]):
             raise ValueError(f"{len(row['labels'])} labels for {len(row['completions'])} steps")
     else:
         found = []
     for question, steps, first in found:
-        if not steps or not all(isinstance(text, str) for text in (question, *steps)):
+        if not isinstance(steps, list) or not steps or not all(isinstance(text, str) for text in (question, *steps)):
             raise ValueError("question and steps must be text, and at least one step")
         if first >= len(steps):
             raise ValueError(f"an error in step {first + 1} of {len(steps)}")
@@ -732,7 +736,7 @@ def conclusion(text):
     besides = r"\\(?:text|mathrm|mbox)\{[^{}]*\}|\\[!,;: ]|\\?[$%]|\s|(?<=\d),(?=\d{3})|\.$"  # units, separators
     bare = re.sub(besides, "", found[-1])
     bare = re.sub(r"\\[dt]frac", r"\\frac", bare) or found[-1].strip()
-    return f"{float(bare):g}" if re.fullmatch(r"-?\d+\.?\d*", bare) else bare
+    return f"{float(bare):.15g}" if re.fullmatch(r"-?\d+\.?\d*", bare) else bare
 
 
 def overlong(tokens, budget, cache=0.25):
@@ -1240,24 +1244,36 @@ def ask_judge(question, found, rubric, args):
             score = read_verdict(verdict)
             return score, None if score is not None else "unparsable"
         except urllib.error.HTTPError as error:
-            told = error.read(2**12).decode(errors="replace").replace(key or "\0", "…")  # such as a wrong model's name
-            problem = f"HTTP {error.code} {' '.join(told.split())[:200]}"
+            problem = f"HTTP {error.code}"
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it tells, such as a wrong model's name
+                told = error.read(2**12).decode(errors="replace").replace(key or "\0", "…")
+                problem += f" {' '.join(told.split())[:200]}"
             if error.code < 500 and error.code not in (408, 409, 429):
                 break
-        except (OSError, ValueError, LookupError, TypeError) as error:  # no connection, time is up, another answer
-            problem = type(error).__name__
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            problem = type(error).__name__  # no connection, time is up, cut off, another answer
     return None, problem
 
 
-def judge_all(questions, founds, args):
-    """One (score or None, problem or None) per completion; as many at once as judge_parallel."""
-    url = urllib.parse.urlsplit(args.judge)
+def rubric_of(args):
+    """What the judge is told; refuses an address, a name or a file that cannot be, before anything is scored."""
+    try:
+        url = urllib.parse.urlsplit(args.judge)
+    except ValueError:
+        url = urllib.parse.urlsplit("")
     local = url.hostname in ("localhost", "127.0.0.1", "::1")
     if url.scheme not in ("http", "https") or not url.hostname or url.scheme == "http" and not local:
         refuse("a judge that is no https address and not on this machine", "https://…/v1", "--judge URL", 2)
     if not args.judge_model:
         refuse("a judge without a name", "the model that the endpoint serves", "--judge-model NAME", 2)
-    rubric = Path(args.judge_rubric).read_text(encoding="utf-8") if args.judge_rubric else RUBRIC
+    try:
+        return Path(args.judge_rubric).read_text(encoding="utf-8") if args.judge_rubric else RUBRIC
+    except (OSError, ValueError) as error:
+        refuse(f"--judge-rubric {args.judge_rubric}: {error}", "a text file", "--judge-rubric FILE", 2)
+
+
+def judge_all(questions, founds, rubric, args):
+    """One (score or None, problem or None) per completion; as many at once as judge_parallel."""
     with ThreadPoolExecutor(args.judge_parallel) as pool:
         return list(
             pool.map(lambda q, f: ask_judge(q, f, rubric, args) if f.thinking else (None, None), questions, founds)
@@ -1423,6 +1439,7 @@ def report_of(items, metrics, args):
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
     args.out = own_folder(args.out, "metrics.json")
+    rubric = rubric_of(args) if args.judge else ""
     weights, everything = read_weights(args.weights, MEASURES, "--weights"), read_items(args)
     items = [item for item in everything if "error" not in item]
     if not items:
@@ -1469,7 +1486,7 @@ def main(args):
         facts["process_bench"] = first_error_f1(predicted, [item["first_error"] for item in labelled])
     if args.judge:
         asked = [item["prompt"][-1]["content"] if item["prompt"] else "" for item in items]
-        for item, (score, problem) in zip(items, judge_all(asked, [item["found"] for item in items], args)):
+        for item, (score, problem) in zip(items, judge_all(asked, [item["found"] for item in items], rubric, args)):
             item |= {"judge": score, "judge_problem": problem}
         problems = collections.Counter(item["judge_problem"] for item in items if item["judge_problem"])
         facts["judge_problems"] = dict(problems.most_common(5))

@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import os
 import random
 import sys
 import time
-from pathlib import Path
 
 import recipe
 import render
@@ -161,8 +159,6 @@ def demo(folder, quiet=False):
 def as_text(found, command):
     """The end of the demo for people: figures, files, what to type next."""
     low, high = found["interval"]
-    inside = Path(sys.executable).is_relative_to(Path.cwd())
-    command = f"{os.path.relpath(sys.executable) if inside else sys.executable} {command}"
     lines = [
         "",
         f"held-out accuracy  {found['eval_accuracy']:.3f}  [{low:.3f}, {high:.3f}] on {found['pairs']} pairs",

@@ -26,6 +26,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -98,6 +99,24 @@ def answer(args, found, text):
     print(json.dumps(found, ensure_ascii=False, default=str) if args.json else text)
 
 
+def as_typed(text, recipe=None):
+    """The commands of this tool in a text as they are to be typed here: with its path and the recipe that was named."""
+    if recipe and recipe != "recipe.toml":
+        named = f" --recipe {shlex.quote(recipe)}"
+        text = re.sub(r"reward\.py (init|render|check|run|plan|launch)\b", lambda found: found[0] + named, text)
+    return re.sub(r"(?<![\w/.])reward\.py(?= )", lambda _: started_as(), text)
+
+
+def started_as():
+    """The words that started this tool, for a shell in this folder."""
+    if Path(sys.argv[0]).name != "reward.py":
+        return "reward.py"
+    python = Path(sys.executable)
+    on_path = python.parent == Path(shutil.which("python") or "").parent
+    inside = python.is_relative_to(Path.cwd())
+    return shlex.join(["python" if on_path else os.path.relpath(python) if inside else str(python), sys.argv[0]])
+
+
 def load_recipe(args, wanted=()):
     """(folder of the recipe, {stage: validated parameters})."""
     import recipe
@@ -138,7 +157,7 @@ def inspect(words):
         found["thinking_view"] = thinking_view.look(thinking_view.load_tokenizer(args.model))
         text += "\n" + "\n".join(thinking_view.as_lines(found["thinking_view"]))
     words = shlex.join(args.data), "--model", args.model or "BASE", inspect_data.as_flags(stage_values(args))
-    answer(args, found, f"{text}\nnext      reward.py init {' '.join(filter(None, words))}")
+    answer(args, found, f"{text}\nnext      {as_typed('reward.py init')} {' '.join(filter(None, words))}")
     return 0
 
 
@@ -209,7 +228,8 @@ def init(words):
     text += "".join(f"\n{line}" for line in tokens.as_lines(counted))
     text += planned and f"\n{planned}"
     text += "".join(f"\nwarning: {warning}" for warning in found["warnings"])
-    answer(args, {"recipe": str(path), **facts}, f"{text}\nnext: reward.py check --smoke, then reward.py run")
+    text += as_typed("\nnext: reward.py check --smoke, then reward.py run", args.recipe)
+    answer(args, {"recipe": str(path), **facts}, text)
     return 0
 
 
@@ -302,7 +322,7 @@ def render(words):
     lines += [
         f"{stage}: left out, for a notebook would never end; run its script" for stage in stages if stage not in paths
     ]
-    answer(args, {"scripts": paths}, "\n".join([*lines, f"next: {after}"]))
+    answer(args, {"scripts": paths}, "\n".join([*lines, as_typed(f"next: {after}", args.recipe)]))
     return 0
 
 
@@ -343,7 +363,8 @@ def check(words):
         result["smoke"] = smoke.smoke(folder, stages, quiet=args.json)
         each = ", ".join(f"{stage} {seconds} s" for stage, seconds in result["smoke"].items())
         lines.append(f"smoke: {each}; {time.monotonic() - start:.0f} s in all, two at a time")
-    answer(args, result, "\n".join([*lines, "next: reward.py run" if args.smoke else "next: reward.py check --smoke"]))
+    after = as_typed("next: reward.py run" if args.smoke else "next: reward.py check --smoke", args.recipe)
+    answer(args, result, "\n".join([*lines, after]))
     return 0
 
 
@@ -411,7 +432,7 @@ def demo(words):
     import demo as verb
 
     found = verb.demo(Path(args.out), quiet=args.json)
-    answer(args, found, verb.as_text(found, sys.argv[0]))
+    answer(args, found, verb.as_text(found, started_as()))
     return 0
 
 
@@ -450,6 +471,8 @@ def main(words):
     except (ToolError, OSError) as error:
         if isinstance(error, OSError):
             error = ToolError(str(error), "files and folders that can be read and written", "another path", WRONG_USE)
+        named = re.search(r"--recipe[= ](\S+)", shlex.join(words))
+        error.mend = as_typed(error.mend, named and shlex.split(named[1])[0])
         print(error, file=sys.stderr)
         if "--json" in words:
             print(json.dumps({**error.as_dict(), **getattr(error, "report", {})}, ensure_ascii=False, default=str))

@@ -185,7 +185,7 @@ def read_items(args, counts):
                 item = read(row, f"{origin} {split}")
                 counts["items"] += 1
                 yield item
-            except (Reject, TypeError, ValueError) as error:
+            except (Reject, TypeError, ValueError, LookupError, AttributeError) as error:
                 reason, detail = error.args if isinstance(error, Reject) else ("wrong_type", str(error)[:200])
                 counts[f"left out: {reason}"] += 1
                 counts["left out"] += reason != "tie"

@@ -27,6 +27,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import MethodType
 
@@ -258,20 +259,24 @@ def run_probes(pairs, rewards_of):
 
 
 # %% Cross-validation
+{{shared("beginning_of")}}
+
+
 def train_folds(args):
     """Yield (model, held-out pairs) of each fold: train.py, which stands beside this script, trains on all others.
 
-    Prompts that differ only in case, spaces or punctuation stay in one fold. Selecting a checkpoint by the held-out
-    pairs would make them training data, so that is off."""
+    What format.py keeps on one side of its split stays in one fold. Selecting a checkpoint by the held-out pairs would
+    make them training data, so that is off."""
     data, script = Path(args.data).parent, Path(__file__).with_name("train.py")
     if missing := [path for path in (script, data / "train.parquet", data / "eval.parquet") if not path.is_file()]:
-        refuse(f"--folds without {missing[0]}", "run/train.py and the data folder of format.py", "reward.py render", 2)
+        mend = f"{script}, rendered from the same recipe, and --data FOLDER/eval.parquet of format.py's folder"
+        refuse(f"--folds without {missing[0]}", "train.py beside this script and the data folder of format.py", mend, 2)
     table = concat_tables([read_table(data / f"{split}.parquet") for split in ("train", "eval")])
-    said = ["\n".join(f"{m['role']}: {m['content']}" for m in prompt) for prompt in table["prompt"].to_pylist()]
-    keys = np.array([key_of(re.sub(r"[\W_]+", " ", text.lower())) for text in said])
+    keys = np.array([key_of(beginning_of(prompt)) for prompt in table["prompt"].to_pylist()])
     prompts, place = np.unique(keys, return_inverse=True)
     if len(prompts) < 2 * args.folds:
-        refuse(f"{len(prompts)} prompts for {args.folds} folds", "two prompts a fold", f"--folds {len(prompts) // 2}")
+        mend = f"--folds {len(prompts) // 2}" if len(prompts) > 3 else "more data"
+        refuse(f"{len(prompts)} prompts for {args.folds} folds", "two prompts a fold", mend)
     run = fingerprint([script.read_text(), keys.tolist(), args.folds])
     for fold in range(args.folds):
         held_out, folder = place % args.folds == fold, Path(f"{args.out}-folds") / run / str(fold)
@@ -435,7 +440,8 @@ def main(args):
     args.out = own_folder(args.out, "metrics.json")
     share = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.folds == 1 or args.folds and (args.also or share[1] > 1):
-        refuse("--folds 1, or --folds with --also or several processes", "--folds 5 alone", "leave one out", 2)
+        found = "--folds 1, or --folds with --also or several processes"
+        refuse(found, "two folds or more, in one process", "python run/evaluate.py --folds 5 --also ''", 2)
     if share[1] > 1:
         torch.distributed.init_process_group("gloo")
         if torch.cuda.is_available():

@@ -12,11 +12,13 @@ import argparse
 import base64
 import bisect
 import collections
+import contextlib
 import csv
 import functools
 import gzip
 import hashlib
 import html
+import http.client
 import io
 import json
 import logging
@@ -327,6 +329,7 @@ def report_of(items, metrics, args):
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
     args.out = own_folder(args.out, "metrics.json")
+    rubric = rubric_of(args) if args.judge else ""
     weights, everything = read_weights(args.weights, MEASURES, "--weights"), read_items(args)
     items = [item for item in everything if "error" not in item]
     if not items:
@@ -373,7 +376,7 @@ def main(args):
         facts["process_bench"] = first_error_f1(predicted, [item["first_error"] for item in labelled])
     if args.judge:
         asked = [item["prompt"][-1]["content"] if item["prompt"] else "" for item in items]
-        for item, (score, problem) in zip(items, judge_all(asked, [item["found"] for item in items], args)):
+        for item, (score, problem) in zip(items, judge_all(asked, [item["found"] for item in items], rubric, args)):
             item |= {"judge": score, "judge_problem": problem}
         problems = collections.Counter(item["judge_problem"] for item in items if item["judge_problem"])
         facts["judge_problems"] = dict(problems.most_common(5))

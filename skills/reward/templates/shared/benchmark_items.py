@@ -1,7 +1,7 @@
 def one_item(row, subset, prompt, answers, **more):
     """What every benchmark becomes: a prompt and its answers, the right ones first, as messages."""
     turns = [as_messages(answer, "assistant") for answer in answers]
-    return {"id": row.get("id"), "subset": subset, "prompt": as_messages(prompt, "user"), "answers": turns, **more}
+    return {"id": row.get("id"), "subset": str(subset), "prompt": as_messages(prompt, "user"), "answers": turns, **more}
 
 
 def read_reward_bench(row, origin):

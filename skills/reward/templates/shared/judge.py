@@ -37,24 +37,36 @@ def ask_judge(question, found, rubric, args):
             score = read_verdict(verdict)
             return score, None if score is not None else "unparsable"
         except urllib.error.HTTPError as error:
-            told = error.read(2**12).decode(errors="replace").replace(key or "\0", "…")  # such as a wrong model's name
-            problem = f"HTTP {error.code} {' '.join(told.split())[:200]}"
+            problem = f"HTTP {error.code}"
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it tells, such as a wrong model's name
+                told = error.read(2**12).decode(errors="replace").replace(key or "\0", "…")
+                problem += f" {' '.join(told.split())[:200]}"
             if error.code < 500 and error.code not in (408, 409, 429):
                 break
-        except (OSError, ValueError, LookupError, TypeError) as error:  # no connection, time is up, another answer
-            problem = type(error).__name__
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            problem = type(error).__name__  # no connection, time is up, cut off, another answer
     return None, problem
 
 
-def judge_all(questions, founds, args):
-    """One (score or None, problem or None) per completion; as many at once as judge_parallel."""
-    url = urllib.parse.urlsplit(args.judge)
+def rubric_of(args):
+    """What the judge is told; refuses an address, a name or a file that cannot be, before anything is scored."""
+    try:
+        url = urllib.parse.urlsplit(args.judge)
+    except ValueError:
+        url = urllib.parse.urlsplit("")
     local = url.hostname in ("localhost", "127.0.0.1", "::1")
     if url.scheme not in ("http", "https") or not url.hostname or url.scheme == "http" and not local:
         refuse("a judge that is no https address and not on this machine", "https://…/v1", "--judge URL", 2)
     if not args.judge_model:
         refuse("a judge without a name", "the model that the endpoint serves", "--judge-model NAME", 2)
-    rubric = Path(args.judge_rubric).read_text(encoding="utf-8") if args.judge_rubric else RUBRIC
+    try:
+        return Path(args.judge_rubric).read_text(encoding="utf-8") if args.judge_rubric else RUBRIC
+    except (OSError, ValueError) as error:
+        refuse(f"--judge-rubric {args.judge_rubric}: {error}", "a text file", "--judge-rubric FILE", 2)
+
+
+def judge_all(questions, founds, rubric, args):
+    """One (score or None, problem or None) per completion; as many at once as judge_parallel."""
     with ThreadPoolExecutor(args.judge_parallel) as pool:
         return list(
             pool.map(lambda q, f: ask_judge(q, f, rubric, args) if f.thinking else (None, None), questions, founds)

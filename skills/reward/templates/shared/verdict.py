@@ -21,7 +21,10 @@ def verdict(m):
     side = "longer" if m["longer"] >= 0.5 else "shorter"
     told = f"not shown to beat taking the {side} answer, which is right in {m['length_baseline']:.3f}: {span}"
     reason(shown and beaten, True, told, more + "; or balance the lengths of the training pairs")
-    reason(m["pairs"] < 200, False, f"only {m['pairs']} pairs were judged: {span}", "more held-out pairs, or --folds 5")
+    mend = "more pairs"
+    if "folds" not in m:
+        mend = "more held-out pairs, or all of them, cross-validated: python run/evaluate.py --folds 5 --also ''"
+    reason(m["pairs"] < 200, False, f"only {m['pairs']} pairs were judged: {span}", mend)
     won, unsure = [], []
     for kind, probe in m["probes"].items():
         limit, told = LIMITS.get(kind, 1), f"{kind} in {probe['rate']:.0%} [{probe['low']:.0%}, {probe['high']:.0%}]"
@@ -30,7 +33,7 @@ def verdict(m):
     mend = "add such answers as rejected ones to the training pairs, and refuse them before the reward in RL"
     reason(won, True, "degenerate answers beat the chosen one: " + "; ".join(won), mend)
     told = "degenerate answers that may win more often than their limit: " + "; ".join(unsure)
-    reason(unsure, False, told, "evaluate.py --probes 500, which narrows the intervals")
+    reason(unsure, False, told, "python run/evaluate.py --probes 500, for narrower intervals")
     pull = m["correlation"]["length_in_pair"]
     told = f"the reward follows length: rank correlation {pull:+.2f} between the differences in a pair"
     reason(abs(pull) > 0.3, False, told, "debias length when scaling, or balance the lengths of the training pairs")
@@ -39,7 +42,8 @@ def verdict(m):
     mend = "scale with method temperature; GRPO with group scaling does not need it"
     reason(meant and m["calibration"]["ece"] > 0.1, False, told, mend)
     told = f"{m['ties']} of {m['pairs']} pairs have equal rewards"
-    reason(m["ties"] > 0.01 * m["pairs"], False, told, "--dtype float32, or a chat template that keeps what differs")
+    mend = "python run/evaluate.py --dtype float32, or a chat template that keeps what differs"
+    reason(m["ties"] > 0.01 * m["pairs"], False, told, mend)
     told = f"{m['truncated']} of {m['pairs']} pairs were cut to {m['max_length']} tokens"
     reason(m["truncated"] > 0.05 * m["pairs"], False, told, "train and evaluate with a larger max_length")
     for name, part in m["subsets"].items():
