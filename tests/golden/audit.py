@@ -1132,8 +1132,8 @@ def methods_of(args):
         f"Near duplicates: MinHash sketches of {BINS} values over runs of 8 bytes (lower case, single spaces, without "
         "system prompts), in "
         f"16 bands, from a Jaccard similarity of {args.near} on (standard error at most 0.06). A pair counts when its "
-        "prompt and its two answers, in either order, are that similar to those of another. Links are followed. Prompts of "
-        "3 to 21 words are also compared by their words: one more or one less. Other rewordings are not found.",
+        "prompt and its two answers, in either order, are that similar to those of another. Links are followed. "
+        "Prompts of 3 to 21 words are also compared by their words: one more or one less. No other rewording is found.",
         "Contamination: the words of the user's turns in training prompts, without case and punctuation: all of them, "
         f"or a run of {args.ngram} ({SHORT} where the evaluation prompt has fewer than {args.ngram}, all where fewer "
         f"than {SHORT}). Runs that more than five rows of a set share are its own wording and not counted.",
