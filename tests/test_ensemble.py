@@ -155,6 +155,7 @@ def test_what_may_not_be_averaged_is_refused(models, pairs, capsys, monkeypatch)
     from safetensors.torch import load_file, save_file
 
     words = ["--pairs", pairs / "eval.parquet"]
+    assert "--out model-2, one of the models" in refused(capsys, "ensemble_weights", *words, "--out", "model-2")
     template = models / "model-2" / "chat_template.jinja"
     kept = template.read_text()
     template.write_text(kept.replace("<|im_end|>", "<|im_end|> "))

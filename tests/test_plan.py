@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -91,6 +92,27 @@ def test_plan_compares_settings_and_init_writes_them(place):
     words = ["init", "long.jsonl", "--model", "base", "--gpu", "L4", "--recipe", "planned.toml"]
     assert "planned for L4: method = full" in tool(*words, cwd=place).stdout
     assert "\nbatch_tokens = 4096" in (place / "planned.toml").read_text()
+
+
+def test_thinking_that_is_preserved_is_measured(place, tmp_path, monkeypatch):
+    import plan
+    import recipe
+    from pyarrow import Table, parquet
+
+    shutil.copytree(place / "small", tmp_path / "base")
+    deletes = "{% for m in messages %}{{ m.role }}: {{ m.content.split('</think>')[-1] }}\n{% endfor %}"
+    (tmp_path / "base" / "chat_template.jinja").write_text(deletes)
+    answers = [[{"role": "assistant", "content": f"<think>{'lamp ' * 90}</think>{said}"}] for said in "ab"]
+    row = {"prompt": [{"role": "user", "content": "Why?"}], "chosen": answers[0], "rejected": answers[1]}
+    (tmp_path / "data").mkdir()
+    parquet.write_table(Table.from_pylist([row]), tmp_path / "data" / "train.parquet")
+    measure, found = plan.measure, []
+    monkeypatch.setattr(plan, "measure", lambda *words: found.append(measure(*words)["longest_pair"]) or 1 / 0)
+    for thinking in ("preserve", "erase"):
+        values = recipe.validate("train", {"model": "base", "thinking": thinking})
+        with pytest.raises(ZeroDivisionError):  # memory is another matter
+            plan.plan(tmp_path, {"train": values}, gpu="L4")
+    assert found[0] > found[1] + 90
 
 
 def test_plan_says_what_it_cannot(place):

@@ -8,6 +8,7 @@ import string
 import pytest
 from conftest import read_jsonl, write_jsonl
 from serving import LIMIT, arguments, ask, forty, golden, make_model, padded_scores, requests_for, running, turns
+from test_thinking_templates import TEXT_TEMPLATES, with_template
 from trainings import call
 
 TOKEN = "a-token-of-more-than-16-characters"
@@ -155,6 +156,15 @@ def test_text_from_rl_libraries_is_read_as_in_training(template, loaded):
     assert {lengths.read(text)[2] for text in texts} == {"With a dry cloth."}
     foreign = asked((model, tokenizer, reward), ("/get_reward", {"query": ["How do I clean a lamp? With a cloth."]}))
     assert "no assistant turn" in refusal(foreign[0], 422)
+
+
+@pytest.mark.parametrize("answer", ["So.", "<think>\nR\n</think>\n\nSo.", " So. \n"])
+@pytest.mark.parametrize("name", TEXT_TEMPLATES)
+def test_text_in_a_real_template_is_read_as_it_was_written(name, answer):
+    tokenizer, serve = with_template(name), golden("serve")
+    text = serve.as_text(turns("Why?", "b", "c", answer), tokenizer)
+    read, _, said, completed = serve.Template(tokenizer).read(text)
+    assert (read, completed) == (text, False) and said.split("</think>")[-1].strip() == "So."
 
 
 def test_scaled_rewards(loaded):

@@ -439,6 +439,8 @@ def main(args):
     args.out = own_folder(args.out, "reward.json")
     if len(args.models) < 2:
         refuse(f"--models {' '.join(args.models)}", "two models or more", "--models model model-2", 2)
+    if Path(args.out).resolve() in [Path(path).resolve() for path in args.models]:
+        refuse(f"--out {args.out}, one of the models", "a folder of its own", "--out OTHER")
     pairs = read_pairs(args.pairs, args.limit) if args.pairs else []
     first, mean, heads, right = None, {}, [], []
     for path in args.models:

@@ -318,15 +318,17 @@ def plan(folder, stages, gpu="", methods=None):
     except (OSError, ValueError) as error:
         found = f"base model {values.model}: {str(error)[:300]}"
         raise ToolError(found, "a model folder or a hub id", "--set train.model=FOLDER_OR_HUB_ID") from None
+    script, template = render.as_module("train", values), tokenizer.chat_template
+    template = template.get("default") if isinstance(template, dict) else template  # others are for tools
     if values.chat_template:
-        tokenizer.chat_template = (Path(folder) / values.chat_template).read_text(encoding="utf-8")
-    if not tokenizer.chat_template:
+        template = (Path(folder) / values.chat_template).read_text(encoding="utf-8")
+    if not template:
         raise ToolError(
             f"{values.model} has no chat template", "one", "--set train.chat_template=FILE (assets/plain.jinja)"
         )
     name, gib, tflops = device_named(gpu)
     pairs, total = sampled_pairs(folder, stages)
-    script = render.as_module("train", values)
+    tokenizer.chat_template = script.keep_thinking(template) if values.thinking == "preserve" else template
     tokens = measure(pairs, script, tokenizer, values.max_length)
     bf16 = name != "cpu" if values.precision == "auto" else values.precision == "bfloat16"
     rehearsal = Rehearsal(values, config, tokens["prefix"] / tokens["per_pair"], bf16, name != "cpu")

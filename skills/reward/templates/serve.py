@@ -16,6 +16,7 @@ needs it: Authorization: Bearer TOKEN.
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -30,7 +31,6 @@ import sys
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -410,7 +410,7 @@ def make_app(model, tokenizer, reward, args, token=""):
     batcher, encoding, busy = Batcher(model, args.batch_tokens), ThreadPoolExecutor(1, "encoding"), 0
     registry, metrics = make_metrics(lambda: busy)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(_):
         loop = asyncio.get_running_loop()
         scoring = loop.create_task(batcher.run(metrics))

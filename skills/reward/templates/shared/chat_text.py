@@ -4,10 +4,13 @@ class Template:
     def __init__(self, tokenizer):
         question, answer = "Question 7?", "Answer 7."
         asked = [{"role": "user", "content": question}]
+        thinking = [*asked, {"role": "assistant", "content": f"<think>\nThought 7.\n</think>\n\n{answer}"}]
         whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": answer}], tokenize=False)
-        generating = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        ways = [tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)]
+        with contextlib.suppress(Exception):  # templates raise what they like, some about tags of other models
+            ways.append(tokenizer.apply_chat_template(thinking, tokenize=False))
         self.before = whole.partition(question)[2].rpartition(answer)[0]
-        self.opening = os.path.commonprefix([self.before, generating.partition(question)[2]])
+        self.opening = os.path.commonprefix([self.before, *(way.partition(question)[2] for way in ways)])
         self.closing = whole.rpartition(answer)[2]
         self.bos = tokenizer.bos_token if tokenizer.bos_token and whole.startswith(tokenizer.bos_token) else ""
         self.eos = tokenizer.eos_token or ""
