@@ -44,6 +44,7 @@ ERRORS = {
     "parameter out of range": ("", f"{INIT} --set train.learning_rate=7", COMMAND, "{}"),
     "no list": ("", f"{INIT} --set format.ties=[a", r"^(--set .*)$", INIT + " {}"),
     "no recipe": ("", "render", COMMAND, "{}; render"),
+    "no recipe elsewhere": ("", "run format --recipe a/b.toml", COMMAND, "{}; run format --recipe a/b.toml"),
     "a recipe is there": (INIT, INIT, r"^(--force) ", INIT + " {}"),
     "a recipe is there, another": (INIT, INIT, r"(--recipe \S+)$", INIT + " {}"),
     "unknown heading": ("[trian]\nseed = 1", "render", r"^(\[train\])$", "recipe {}\nseed = 1; render"),

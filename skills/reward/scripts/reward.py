@@ -156,7 +156,8 @@ def inspect(words):
 
         found["thinking_view"] = thinking_view.look(thinking_view.load_tokenizer(args.model))
         text += "\n" + "\n".join(thinking_view.as_lines(found["thinking_view"]))
-    words = shlex.join(args.data), "--model", args.model or "BASE", inspect_data.as_flags(stage_values(args))
+    words = [shlex.join(args.data), "--model", args.model or "BASE", found["proposed"]]
+    words.append(inspect_data.as_flags(stage_values(args)))  # behind what is proposed, for they win
     answer(args, found, f"{text}\nnext      {as_typed('reward.py init')} {' '.join(filter(None, words))}")
     return 0
 

@@ -126,6 +126,7 @@ def failure(stage, code, told):
         )
     why, expected, mend = said[-1]
     flags = {flag(name): name for name in STAGES[stage].model_fields}
+    mend = re.sub(r"python run/(\w+)\.py(?! -)", r"reward.py run \1", mend)  # wherever the recipe lies
     named = [flags[f"--{word}"] for word in re.findall(r"--(?:no-)?([a-z-]+)", mend) if f"--{word}" in flags]
     if named:
         mend += f" (in recipe.toml: {', '.join(dict.fromkeys(named))} under [{stage}])"

@@ -108,7 +108,7 @@ def make_small_model(base, folder):
         config = transformers.AutoConfig.from_pretrained(base)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
-        mend = "--set train.model=FOLDER_OR_HUB_ID"
+        mend = 'model = "FOLDER_OR_HUB_ID" under [train] in the recipe'
         raise ToolError(f"base model {base}: {str(error)[:300]}", "a model folder or a hub id", mend) from None
     kind = getattr(
         transformers, (config.architectures or ["AutoModelForCausalLM"])[0], transformers.AutoModelForCausalLM

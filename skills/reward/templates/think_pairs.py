@@ -191,7 +191,7 @@ def main(args):
     for kind, found in report.items():
         share = "" if found["chosen_longer"] is None else f", chosen longer in {found['chosen_longer']:.1%}"
         print(f"{kind:11}{found['pairs']:>7} pairs, {found['dropped_for_length']} dropped for their length{share}")
-    print(f"written to {out}; next: format.py --data {out} --source kind")
+    print(f"written to {out}; next: python run/format.py --data {out} --source kind")
 
 
 {{shared("run")}}
