@@ -21,10 +21,12 @@ def look():
 def test_a_report_has_its_pictures_and_escapes_what_it_shows(look, tmp_path):
     figure, axes = look["chart"]("Rewards <of> both", "reward", "answers")
     axes.hist([1, 2, 2, 3])
+    axes.set_yticks([0, 1], ["cost in $", "a$_{b$"])  # names are no formulas
+    half = "half a character \ud83d"
     evil = '<script>document.title = "owned"</script><img src="https://example.com/x.png">'
     table = [{"source": evil, "share": 0.25, "count": 1234567}, {"source": "long" * 200, "share": None, "count": 3}]
     page = tmp_path / "report.html"
-    page.write_text(look["html_report"](f"Report {evil}", ["! It matters.", "# Part", "Text.", table, [], figure]))
+    page.write_text(look["html_report"](f"Report {evil}", ["! It matters.", "# Part", half, table, [], figure]))
     seen = assert_self_contained(page, pictures=1)
     assert evil in seen["text"] and evil in seen["title"] and "nothing to show" in seen["text"]
     assert look_at(page, tmp_path / "page.png", width=420)["overflow"] <= 0

@@ -409,12 +409,13 @@ def test_stepwise_data(tmp_path):
         {"prompt": "Q3", "completions": wrong, "labels": ["+", "-"]},
         {"prompt": "Q3", "completions": wrong, "labels": ["good", "bad"]},
         {"problem": "Q1", "steps": "one text", "label": 1},
+        {"problem": "Q1", "steps": ["half a character \ud83d"], "label": 0},
         {"question": "Q4", "ground_truth": "x", "a": solved[0], "b": solved[1]},
     ]
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
     call("think", "--model", "", "--data", data, "--out", tmp_path / "out", "--close", "\nA:")
     items = read_jsonl(tmp_path / "out/items.jsonl")
-    assert [item.get("row") for item in items if "error" in item] == [6, 7]
+    assert [item.get("row") for item in items if "error" in item] == [6, 7, 8]
     items = [item for item in items if "error" not in item]
     assert [item["correct"] for item in items] == [True, False, True, False, False, False, True, False]
     assert [item["first_error"] for item in items] == [-1, 1, -1, 1, 1, 1, None, None]

@@ -960,6 +960,9 @@ def write_clean(pairs, args):
 # %% The report for people
 def chart(title, x="", y=""):
     """(Figure, Axes) in the look of every report: `title` is also what stands for the picture where it is not seen."""
+    import matplotlib
+
+    matplotlib.rcParams["text.parse_math"] = False  # a name with dollars is a name
     figure = Figure(figsize=(7.6, 3), layout="constrained", label=title)
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
@@ -1015,11 +1018,12 @@ def html_report(title, parts):
         "background:#fff7ed;font-weight:600;white-space:pre-line}"
     )
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
         f'content="{policy}"><style>{style}</style><h1>{html.escape(title)}</h1>{"".join(body)}</html>\n'
     )
+    return page.encode("utf-8", "replace").decode()  # half a character is shown as ?
 
 
 def draw_tokens(pairs, args):
@@ -1042,7 +1046,7 @@ def draw_rule(name, table):
     reach = np.abs(np.array([[row["low"], row["high"]] for _, row in shown]).T - share)
     axes.axvline(0.5, color="#9ca3af", linestyle="--")
     axes.errorbar(share, range(len(shown)), xerr=reach, fmt="o", color="#2563eb", ecolor="#93c5fd", elinewidth=3)
-    axes.set_yticks(range(len(shown)), [f"{name[:36]} ({row['pairs']:,})".replace("$", r"\$") for name, row in shown])
+    axes.set_yticks(range(len(shown)), [f"{name[:36]} ({row['pairs']:,})" for name, row in shown])
     axes.set(xlim=(0, 1), ylim=(-0.7, len(shown) - 0.3))
     axes.grid(visible=False)
     return figure

@@ -877,6 +877,9 @@ def advantage_change(items, values, algorithm, several):
 # %% The report
 def chart(title, x="", y=""):
     """(Figure, Axes) in the look of every report: `title` is also what stands for the picture where it is not seen."""
+    import matplotlib
+
+    matplotlib.rcParams["text.parse_math"] = False  # a name with dollars is a name
     figure = Figure(figsize=(7.6, 3), layout="constrained", label=title)
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
@@ -932,11 +935,12 @@ def html_report(title, parts):
         "background:#fff7ed;font-weight:600;white-space:pre-line}"
     )
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
         f'content="{policy}"><style>{style}</style><h1>{html.escape(title)}</h1>{"".join(body)}</html>\n'
     )
+    return page.encode("utf-8", "replace").decode()  # half a character is shown as ?
 
 
 def draw_means(axes, x, y, count, **style):

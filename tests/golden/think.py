@@ -445,6 +445,8 @@ def read_items(args):
         try:
             if problem:
                 raise Reject(problem, "the row could not be read")
+            if re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False, default=str)):
+                raise Reject("not_unicode", "half a character, which no tokenizer takes")
             for place, (prompt, answer, correct, labelled) in enumerate(as_completions(row, args.label)):
                 given, first_error = labelled or (None, None)
                 item = {"file": file, "row": number, "completion": place, "correct": correct}
@@ -1301,6 +1303,9 @@ def auc(scores, labels, clusters):
 
 def chart(title, x="", y=""):
     """(Figure, Axes) in the look of every report: `title` is also what stands for the picture where it is not seen."""
+    import matplotlib
+
+    matplotlib.rcParams["text.parse_math"] = False  # a name with dollars is a name
     figure = Figure(figsize=(7.6, 3), layout="constrained", label=title)
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
@@ -1356,11 +1361,12 @@ def html_report(title, parts):
         "background:#fff7ed;font-weight:600;white-space:pre-line}"
     )
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
         f'content="{policy}"><style>{style}</style><h1>{html.escape(title)}</h1>{"".join(body)}</html>\n'
     )
+    return page.encode("utf-8", "replace").decode()  # half a character is shown as ?
 
 
 def figures(items, name):

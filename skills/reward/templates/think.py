@@ -110,6 +110,8 @@ def read_items(args):
         try:
             if problem:
                 raise Reject(problem, "the row could not be read")
+            if re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False, default=str)):
+                raise Reject("not_unicode", "half a character, which no tokenizer takes")
             for place, (prompt, answer, correct, labelled) in enumerate(as_completions(row, args.label)):
                 given, first_error = labelled or (None, None)
                 item = {"file": file, "row": number, "completion": place, "correct": correct}

@@ -18,7 +18,7 @@ def draw_rule(name, table):
     reach = np.abs(np.array([[row["low"], row["high"]] for _, row in shown]).T - share)
     axes.axvline(0.5, color="#9ca3af", linestyle="--")
     axes.errorbar(share, range(len(shown)), xerr=reach, fmt="o", color="#2563eb", ecolor="#93c5fd", elinewidth=3)
-    axes.set_yticks(range(len(shown)), [f"{name[:36]} ({row['pairs']:,})".replace("$", r"\$") for name, row in shown])
+    axes.set_yticks(range(len(shown)), [f"{name[:36]} ({row['pairs']:,})" for name, row in shown])
     axes.set(xlim=(0, 1), ylim=(-0.7, len(shown) - 0.3))
     axes.grid(visible=False)
     return figure
