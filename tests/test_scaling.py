@@ -253,6 +253,13 @@ def test_what_cannot_be_is_refused_with_the_reason(rows, words, told, project, c
     assert read_json("model/reward.json")["scaling"] is None and not (project / "out").exists()
 
 
+def test_a_broken_reward_json_is_refused_and_stays(project, capsys):
+    write_jsonl(project / "scores.jsonl", made_up(60))
+    (project / "model" / "reward.json").write_text("{broken")
+    assert "model/reward.json: " in refused(capsys, "scale", "--data", "scores.jsonl", "--out", "out")
+    assert (project / "model" / "reward.json").read_text() == "{broken"
+
+
 def test_rows_of_score_and_ties_and_bad_rows(project):
     rows = [{"score": [1.0, 2.0, 4.0], "length": [5, 6, 7], "label": [0, 1, 1]}, {"score": None, "error": "empty"}]
     rows += [

@@ -696,7 +696,10 @@ def main(args):
             digest.update(part)
         digest = digest.hexdigest()
     path = Path(args.model) / "reward.json"
-    before = (json.loads(path.read_text()) if path.exists() else {}).get("scaling") or {}
+    try:
+        before = (json.loads(path.read_text()) if path.exists() else {}).get("scaling") or {}
+    except (ValueError, AttributeError) as error:
+        refuse(f"{path}: {error}", "the JSON that train.py wrote", "python run/train.py")
     before = before if args.method == before.get("method") == "running" else None
     earlier = before["fitted_on"]["sha256"] if before else []
     if digest in earlier:
