@@ -169,6 +169,29 @@ def test_init_leaves_the_folder_data_to_the_user(tmp_path):
     assert (tmp_path / "pairs" / "eval.parquet").is_file()
 
 
+def test_what_a_stage_reads_follows_where_another_writes_it(tmp_path):
+    """Whatever the headings that are there; what a stage sets itself stays."""
+    text = '[format]\nout = "pairs"\n[train]\nout = "runs/a"\n[evaluate]\nout = "e"\n[rl]\n[scale]\nmodel = "other"\n'
+    (tmp_path / "recipe.toml").write_text(text + "[verify]\n[ensemble]\n")
+    loaded = recipe.load(tmp_path / "recipe.toml")
+    assert (loaded["audit"].data, loaded["train"].data, loaded["rl"].data) == (
+        "pairs",
+        "pairs",
+        ["pairs/train.parquet"],
+    )
+    assert (loaded["evaluate"].data, loaded["ensemble"].pairs) == ("pairs/eval.parquet",) * 2
+    assert (loaded["evaluate"].model, loaded["rl"].reward_models, loaded["score"].model) == (
+        "runs/a",
+        ["runs/a"],
+        "runs/a",
+    )
+    assert (loaded["scale"].model, loaded["scale"].data, loaded["verify"].export) == (
+        "other",
+        "e/scores.jsonl",
+        "export",
+    )
+
+
 def test_a_stage_takes_the_recipe_and_flags_over_it(project):
     words = ["render", "--recipe", "recipe.toml", "train", "--learning-rate", "3e-5", "--no-resume"]
     said = tool(*words, cwd=project).stdout

@@ -336,7 +336,7 @@ def test_right_answers_in_the_rows_serve_as_gold(model, other):
 # ---- Prompts and refusals --------------------------------------------------------------------------------------------
 
 
-def test_prompts_are_distinct_and_every_row_is_accounted_for(base, model, home):
+def test_prompts_are_distinct_and_every_row_is_accounted_for(base, model, home, capsys):
     module = golden("rl")
     rows = [{"prompt": "One?"}, {"prompt": ASK}, {"messages": ASK}, {"prompt": "One?", "gold": 1}, {"prompt": " "}]
     rows += [
@@ -346,13 +346,15 @@ def test_prompts_are_distinct_and_every_row_is_accounted_for(base, model, home):
         {"prompt": [{"role": "x"}]},
         7,
     ]
+    rows.append(rows[7])
     data = write_jsonl(home / "prompts.jsonl", rows)
     words = ["--policy", base, "--data", data, "--prompts-per-step", 2, "--max-prompt-length", 100]
     args = module.parameters([*map(str, words)])
     prompts, left_out = module.read_prompts(args, module.load_tokenizer(args), [])
+    assert "1 of 3 prompts have more than 100 tokens" in capsys.readouterr().err
     assert prompts["conversation"][:] == prompts["prompt"][:] == [[{"role": "user", "content": "One?"}], ASK]
     assert left_out == {
-        "same_prompt_again": 2,
+        "same_prompt_again": 3,
         "no_question_at_the_end": 2,
         "missing_column": 1,
         "longer_than_max_prompt_length": 1,

@@ -173,6 +173,16 @@ def test_a_list_where_text_is_wanted_names_the_path_of_its_text(tmp_path):
     assert pairs_of(path, prompt="q+pages.~", chosen="chosen")[0] == [pair(f"{Q}\n\nOne.\nTwo.", GOOD, BAD)]
 
 
+def test_comparisons_within_rows_and_gaps_in_prompts_are_counted(tmp_path):
+    answers = {"prediction 1": BAD, "prediction 2": GOOD, "prediction 3": "Red.", "preference": [2, 0, 1]}
+    rows = [{"question": f"{Q} {n}", "pages": ["One.", "Two."][:n], **answers} for n in range(3)]
+    found = inspect_data.inspect([str(write_jsonl(tmp_path / "a.jsonl", rows))], {"prompt": "pages.~+question"})
+    assert found["comparisons"] == {"pair": 6, "tie": 3}
+    text = inspect_data.as_text(found)
+    assert "3 = 3 used for 6 pairs + 0 of ties alone + rejected: none\ncompared  9 = 6 pair, 3 tie\n" in text
+    assert "1 rows have nothing in a part of --prompt pages.~+question: their prompts lack it" in text
+
+
 def cells(rows):
     """Rows as a table without types holds them."""
     return [{name: str(value) for name, value in row.items()} for row in rows]

@@ -37,6 +37,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import unicodedata
 from pathlib import Path
 from types import MethodType
@@ -778,6 +779,7 @@ def train_folds(args):
         (folder / "data" / "report.json").write_text(json.dumps({"data_sha256": f"{run}-{fold}"}))
         if not (folder / "model" / "reward.json").exists():  # an interrupted run goes on with the next fold
             print(f"fold {fold + 1} of {args.folds}: training on {int((~held_out).sum())} pairs", flush=True)
+            start = time.monotonic()
             command = [sys.executable, script, "--data", folder / "data", "--out", folder / "model"]
             done = subprocess.run(
                 [*map(str, command), "--no-keep-best", "--patience", "0", "--best-set", ""], check=False
@@ -785,6 +787,7 @@ def train_folds(args):
             if done.returncode:
                 refuse(f"train.py stopped in fold {fold + 1}", "exit code 0", "what it says above", done.returncode)
             shutil.rmtree(folder / "model-checkpoints", ignore_errors=True)
+            print(f"trained in {(time.monotonic() - start) / 60:.1f} minutes; {args.folds - fold - 1} folds to go")
         yield folder / "model", folder / "data" / "eval.parquet"
 
 
@@ -898,7 +901,7 @@ def verdict(m):
         limit, told = LIMITS.get(kind, 1), f"{kind} in {probe['rate']:.0%} [{probe['low']:.0%}, {probe['high']:.0%}]"
         won += [f"{told}, limit {limit:.0%}"] * (probe["low"] > limit)
         unsure += [f"{told}, limit {limit:.0%}"] * (probe["low"] <= limit < probe["high"])
-    mend = "add such answers as rejected ones to the training pairs, and refuse them before the reward in RL"
+    mend = "add such answers as rejected ones to the training pairs, and filter them out before the reward in RL"
     reason(won, True, "degenerate answers beat the chosen one: " + "; ".join(won), mend)
     told = "degenerate answers that may win more often than their limit: " + "; ".join(unsure)
     reason(unsure, False, told, "python run/evaluate.py --probes 500, for narrower intervals")
@@ -1112,17 +1115,22 @@ def page(m, c, files, other=None):
         f"{m['accuracy']:.1%} of {m['pairs']} pairs in the right order, 95 % interval {m['low']:.1%} to {m['high']:.1%}"
     )
     explained = (
-        "The dotted line is a coin. p beats: how likely chance alone gives such a lead over a coin and over length; p"
-        " differs: how likely it gives such a distance to all other pairs. A small p is a claim that stands: both are"
-        f" corrected for the {m['claims']} claims looked at here (Holm)."
+        "The dotted line is chance. p beats: the probability of such a lead over chance and over length if there were"
+        " none; p differs: of such a distance to all other pairs if there were none. Both are corrected for the"
+        f" {m['claims']} comparisons made here (Holm)."
     )
     told = f"{span} ({m['interval']}, {m['prompts']} prompts). Length alone is right in {m['length_baseline']:.1%}."
     parts = [f"! {m['verdict']}", told]
-    parts += [[{"why": r["reason"], "what mends it": r["mend"]} for r in m["reasons"]]] * bool(m["reasons"])
+    parts += [
+        [
+            {"": "not fit" if r["bars"] else "reservation", "reason": r["reason"], "remedy": r["mend"]}
+            for r in m["reasons"]
+        ]
+    ] * bool(m["reasons"])
     names = ("pairs", "prompts", "ties", "truncated", "accuracy", "loss", "margin", "reward_mean", "reward_std")
     meant = (
         f"Rewards are {'raw' if not m['scaling'] else 'scaled: ' + m['scaling']}. Ties: pairs with equal rewards, half "
-        f"right. Truncated: pairs cut to {m['max_length']} tokens. Loss: −log σ(chosen − rejected), 0.693 for a coin. "
+        f"right. Truncated: pairs cut to {m['max_length']} tokens. Loss: −log σ(chosen − rejected), 0.693 by chance. "
         "Margin: chosen − rejected on average."
     )
     parts += ["# Figures", meant, [{name.replace("_", " "): m[name] for name in names}], draw_rewards(c)]
@@ -1177,7 +1185,7 @@ def page(m, c, files, other=None):
         "Rank correlation of the reward with the length in characters and the number of list items, over all answers "
     )
     goes += "and, in pair, of the differences between the two; for language the share of the variance (η²). 0 is none."
-    parts += ["# What the reward goes with", goes]
+    parts += ["# What the reward correlates with", goes]
     parts += [[{name.replace("_", " "): value for name, value in m["correlation"].items()}]]
     if other:
         also = m["also"]
@@ -1212,12 +1220,13 @@ def show(m):
         print(f"{also['model']}: accuracy {also['accuracy']:.3f}, same preference in {also['agree']:.1%}")
     print(f"{m['verdict']}" + ":" * bool(m["reasons"]))
     for reason in m["reasons"]:
-        print(f"  {'no' if reason['bars'] else 'but'}: {reason['reason']}\n      try: {reason['mend']}")
+        print(f"  {'not fit' if reason['bars'] else 'reservation'}: {reason['reason']}\n      try: {reason['mend']}")
 
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
     args.out = own_folder(args.out, "metrics.json")
+    args.resume = args.folds > 0  # folds that are trained stay
     share = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.folds == 1 or args.folds and (args.also or share[1] > 1):
         found = "--folds 1, or --folds with --also or several processes"

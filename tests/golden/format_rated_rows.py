@@ -698,6 +698,12 @@ def wanted(row, conditions):
             raise Reject("left_out", f"not {condition}")
 
 
+def lacks_a_part(row, path):
+    """Whether a text joined from several (`a+b`) has nothing in one of them."""
+    joined = "+" in path and "|" not in path and path not in row
+    return joined and not all(look_up(row, part) for part in path.split("+"))
+
+
 def name_of(file):
     """What a file is called without its folder and the suffixes of data."""
     name = os.path.basename(file).removesuffix(".gz")
@@ -721,6 +727,7 @@ def converted_rows(args, report):
                 source = str(look_up(row, args.source)) if args.source else name_of(file)
                 together = look_up(row, args.split_by) if args.split_by else None
                 found = convert(row, args)
+                report["prompt_part_empty"] += lacks_a_part(row, args.prompt)
             except BAD_ROW as error:
                 yield (file, place), None, None, reason_of(error)
             else:
@@ -800,7 +807,7 @@ def read_pairs(args, report, unused):
 
 
 def new_report():
-    names = ["rows", "used", "ties", "train", "eval", "ties_kept", "chosen_longer"]
+    names = ["rows", "used", "ties", "train", "eval", "ties_kept", "chosen_longer", "prompt_part_empty"]
     counts = dict.fromkeys(names, 0)
     return counts | {"rejected": collections.Counter(), "comparisons": collections.Counter(), "examples": {}}
 
@@ -896,6 +903,11 @@ def main(args):
         shutil.rmtree(beside, ignore_errors=True)
     used = f"{report['used']} used for " if report["used"] != report["pairs"] else ""
     print(f"{report['rows']} rows: {used}{report['pairs']} pairs, {report['ties']} ties; rejected: {counted}")
+    if report["used"] != report["pairs"]:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(report["comparisons"].items()))
+        print(f"{sum(report['comparisons'].values())} comparisons within them: {counts}")
+    if report["prompt_part_empty"]:
+        print(f"{report['prompt_part_empty']} rows have nothing in a part of {args.prompt}: their prompts lack it")
     there = f"in {args.out}; see report.json and rejected.jsonl there"
     print(f"{report['train']} train + {report['eval']} eval pairs {there}")
     longer = report["chosen_longer"]

@@ -652,7 +652,7 @@ def read_pairs(args, report, unused):
 
 
 def new_report():
-    names = ["rows", "used", "ties", "train", "eval", "ties_kept", "chosen_longer"]
+    names = ["rows", "used", "ties", "train", "eval", "ties_kept", "chosen_longer", "prompt_part_empty"]
     counts = dict.fromkeys(names, 0)
     return counts | {"rejected": collections.Counter(), "comparisons": collections.Counter(), "examples": {}}
 
@@ -747,6 +747,9 @@ def main(args):
         shutil.rmtree(beside, ignore_errors=True)
     used = f"{report['used']} used for " if report["used"] != report["pairs"] else ""
     print(f"{report['rows']} rows: {used}{report['pairs']} pairs, {report['ties']} ties; rejected: {counted}")
+    if report["used"] != report["pairs"]:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(report["comparisons"].items()))
+        print(f"{sum(report['comparisons'].values())} comparisons within them: {counts}")
     there = f"in {args.out}; see report.json and rejected.jsonl there"
     print(f"{report['train']} train + {report['eval']} eval pairs {there}")
     longer = report["chosen_longer"]

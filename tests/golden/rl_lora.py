@@ -131,9 +131,9 @@ def parameters(argv=None):
     )
     add(
         "--max-prompt-length",
-        type=within(int, 1),
-        default=1024,
-        help="Tokens a prompt may have; longer ones are left out.",
+        type=within(int, 0),
+        default=0,
+        help="Tokens a prompt may have; 0: what reward models read, less a completion, or half.",
     )
     add(
         "--max-completion-length",
@@ -1171,6 +1171,7 @@ def read_prompts(args, tokenizer, models):
                 raise Reject("no_question_at_the_end")
             if (known := fingerprint(messages)) in seen:
                 raise Reject("same_prompt_again")
+            seen.add(known)
             prompt = [{name: message[name] for name in ("role", "content")} for message in messages]
             if tokenizer.chat_template:
                 options = {"add_generation_prompt": True, "enable_thinking": args.policy_thinks}
@@ -1187,13 +1188,15 @@ def read_prompts(args, tokenizer, models):
         except Exception as error:  # templates raise what they like about roles they do not know
             counts[error.args[0] if isinstance(error, Reject) else "template_error"] += 1
             continue
-        seen.add(known)
         gold = row.get("gold")
         rows.append({"prompt": prompt, "conversation": messages, "gold": None if gold is None else str(gold)})
     total = counts.pop("rows", 0)
     happened = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none left out"
     given = "messages through its chat template" if tokenizer.chat_template else "plain text: it has no chat template"
     print(f"{len(rows)} prompts of {total} rows ({happened}); the policy is given {given}", flush=True)
+    if (long := counts["longer_than_max_prompt_length"]) > (len(rows) + long) / 10:
+        longer = f"{long} of {len(rows) + long} prompts have more than {args.max_prompt_length} tokens"
+        print(f"warning: {longer} and are left out: see --max-prompt-length", file=sys.stderr)
     if len(rows) < args.prompts_per_step:
         mend = "other --data, or a lower --prompts-per-step"
         refuse(f"{len(rows)} prompts of {total} rows: {happened}", f"{args.prompts_per_step} or more, for a step", mend)
@@ -1523,6 +1526,9 @@ def main(args):
     stops, tokenizer = limits_to_stop(args.stop_when), load_tokenizer(args)
     models, weights, gold = load_reward_models(args)
     rewards = Rewards(args, tokenizer, models, weights, gold)
+    if not args.max_prompt_length:
+        least = min(model.max_length for model in models)
+        args.max_prompt_length = max(least // 2, least - args.max_completion_length)
     prompts, left_out = read_prompts(args, tokenizer, [*models, *([gold] if gold else [])])
     judged = gold is not None or None not in prompts["gold"][:]
     measured = {"kl": args.beta > 0, "agreement": judged, "gold": judged}
@@ -1547,7 +1553,7 @@ def main(args):
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     size = f"{args.prompts_per_step} prompts a step, {args.num_generations} completions each"
-    watched = "agreement with gold is watched" if judged else "no gold: whether the reward goes astray is not measured"
+    watched = "agreement with gold is watched" if judged else "no gold: over-optimisation goes unseen"
     print(f"{config.device} x {world}; {size}; {watched}")
     if opener := rewards.texts.opener.strip():
         print(f"prompts end with {opener}: it is put back in front of each completion for the reward models")
@@ -1611,8 +1617,8 @@ def save(args, trainer, tokenizer, watch, models, weights, left_out):
     first, end = (np.mean([log["reward"] for log in part]) for part in (history[:some], history[-some:]))
     name = f"{some} steps" if some > 1 else "step"
     print(f"{len(history)} steps; reward {first:.3f} in the first {name}, {end:.3f} in the last {name}")
-    print(f"{len(watch.events)} events of the watch" + ", in policy.json and history.jsonl" * bool(watch.events))
-    print(f"{flat} of {groups} groups had one reward for all their completions and taught nothing")
+    print(f"the watch reported {len(watch.events)} events" + ", in policy.json and history.jsonl" * bool(watch.events))
+    print(f"{flat} of {groups} groups had equal rewards for all completions, so they gave no gradient")
     print(f"{cut} of {completions} conversations were cut to what the reward models can read")
     if stopped:
         print(f"stopped at step {stopped['step']}: {stopped['words']}")

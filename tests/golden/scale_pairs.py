@@ -776,9 +776,7 @@ def compare(items, method, debias, args):
 
 # %% What it means for an algorithm
 EQUAL = "Adding one constant to all rewards and multiplying them change nothing"
-CENTRED = (
-    "Adding a constant changes nothing, not even another one for each prompt; multiplying multiplies every advantage"
-)
+CENTRED = "Adding a constant, even a different one for each prompt, changes nothing; multiplying scales every advantage"
 ADAM = "Adam takes a common factor out again, up to the clipping of gradients, so that the learning rate stays"
 WEIGHS = f"so a scale weighs the reward against the KL term. {ADAM}; set beta for the scale, or method standard, with "
 WEIGHS += "which a beta found once holds for the next reward model"
@@ -1094,9 +1092,7 @@ def main(args):
     write_scaling(Path(args.model), scaling)
     print(told, *advice, sep="\n")
     print(f"written to {path}; {args.out}/report.html compares the methods")
-    print(
-        "the evaluation's report is about rewards without this scale; with it: python run/evaluate.py --out eval-scaled"
-    )
+    print("eval/report.html describes unscaled rewards; for scaled ones: python run/evaluate.py --out eval-scaled")
 
 
 # %% Run

@@ -116,7 +116,7 @@ def parameters(argv=None):
         "--thinking",
         choices=["keep", "preserve", "erase"],
         default="keep",
-        help="Refuse a template that deletes it, amend it, or allow.",
+        help="Where the template deletes thinking: keep refuses, preserve amends it, erase allows it.",
     )
     add("--learning-rate", type=within(float, 1e-09, 1), default=1e-05, help="Peak; 1e-5 for full, 1e-4 for LoRA.")
     add("--epochs", type=within(float, 0.001, 100), default=1, help="Passes over the training pairs.")
@@ -945,7 +945,7 @@ def main(args):
         optimizer = getattr(config.optim, "value", config.optim)
         place = f"{config.device} x {config.world_size}{held and f' split by {held}'}, {facts['dtype']}, {optimizer}"
         print(place, *facts["forward"], sep="; ")
-        start = f"going on from {resume_from}" if resume_from else "no checkpoint to go on from: starting at step 0"
+        start = f"going on from {resume_from}" if resume_from else "no checkpoint found: starting at step 0"
         print(start, flush=True)
 
     state = transformers.TrainerState.load_from_json(f"{resume_from}/trainer_state.json") if resume_from else None
@@ -968,8 +968,12 @@ def main(args):
             said = "held-out" if prefix == "eval" else prefix.removeprefix("eval_")
             print(f"{said} accuracy {share:.3f} [{low:.3f}, {high:.3f}] on {pairs} pairs")
         if metrics["eval_low"] <= 0.5:
-            mend = "a higher --learning-rate, more --epochs or more held-out pairs"
-            print(f"that is not clearly above chance, 0.5 (loss {metrics['eval_loss']:.3f}, by chance 0.693): {mend}")
+            mend = "a higher --learning-rate, more --epochs, a stronger base model or more held-out pairs"
+            if metrics["eval_loss"] > 0.7:
+                mend = (
+                    "a loss above chance means sure and wrong: fewer --epochs if it rose, more pairs, a stronger base"
+                )
+            print(f"not clearly above chance (0.5); the loss is {metrics['eval_loss']:.3f}, 0.693 by chance: {mend}")
         print(f"written to {args.out}; loaded again, its {len(PROBES)} probes score the same")
     if torch.distributed.is_initialized():
         del trainer  # its DDP model must go before the group: after it, Python waits for threads that wait for Python

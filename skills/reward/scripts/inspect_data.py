@@ -173,6 +173,9 @@ def inspect(sources, overrides=None, model="", max_length=2048, chat_template=""
         warnings.append(
             f"{report['pairs']} pairs share {len(prompts)} prompts; the split keeps each prompt on one side"
         )
+    if report["prompt_part_empty"]:
+        lacking = f"{report['prompt_part_empty']} rows have nothing in a part of --prompt {args.prompt}"
+        warnings.append(f"{lacking}: their prompts lack it")
     measured = tokens.measure(kept, model, max_length, chat_template) if model else None
     warnings += tokens.warnings(measured) if measured else []
     return {
@@ -225,12 +228,14 @@ def as_text(found):
     """The report for people."""
     rejected = ", ".join(f"{count} {reason}" for reason, count in found["rejected"].items()) or "none"
     mapping = " ".join(f"{key}={value!r}" for key, value in found["mapping"].items())
-    used = f"{found['pairs']} pairs"
+    used, ties = f"{found['pairs']} pairs", "ties"
     if found["used"] != found["pairs"]:
-        used = f"{found['used']} used for {used}"
+        used, ties = f"{found['used']} used for {used}", "of ties alone"
+    compared = ", ".join(f"{count} {what}" for what, count in sorted(found["comparisons"].items()))
     lines = [
         f"schema    {found['schema']}  ({mapping})",
-        f"rows      {found['rows']} = {used} + {found['ties']} ties + rejected: {rejected}",
+        f"rows      {found['rows']} = {used} + {found['ties']} {ties} + rejected: {rejected}",
+        *[f"compared  {sum(found['comparisons'].values())} = {compared}"] * (found["used"] != found["pairs"]),
         f"prompts   {found['prompts']}; {found['multi_turn']} multi-turn, {found['system']} with a system prompt, "
         f"{found['thinking']} with thinking",
         f"length    chosen is longer in {found['chosen_longer']:.1%}; characters (median, 95 %): "

@@ -39,7 +39,7 @@ class Train(Stage):
     chat_template: str = ""
     """File of a chat template; empty: the tokenizer's own."""
     thinking: Literal["keep", "preserve", "erase"] = "keep"
-    """Refuse a template that deletes it, amend it, or allow."""
+    """Where the template deletes thinking: keep refuses, preserve amends it, erase allows it."""
     learning_rate: float = Field(1e-5, ge=1e-9, le=1)
     """Peak; 1e-5 for full, 1e-4 for LoRA."""
     epochs: float = Field(1, ge=0.001, le=100)

@@ -42,11 +42,25 @@ AS_IN_TRAIN = ("model", "chat_template", "max_length", "overlong")
 """What [audit] takes from [train] where it says nothing itself: it counts what train will read."""
 
 
-def as_in_train(tables):
-    """{stage: dict} with what audit takes over."""
-    train = tables.get("train", {})
-    shared = {name: train[name] for name in AS_IN_TRAIN if name in train}
-    return {**tables, "audit": {**shared, **tables.get("audit", {})}}
+def followed(tables):
+    """{stage: dict} with what a stage takes over from others where it says nothing itself: what it reads follows the
+    `out` of the stage that writes it, and audit looks at the data as train will."""
+    outs = {
+        kind.model_fields["out"].default: tables.get(s, {}) for s, kind in STAGES.items() if "out" in kind.model_fields
+    }
+
+    def moved(path):
+        first, slash, rest = path.partition("/")
+        return outs.get(first, {}).get("out", first) + slash + rest
+
+    found = {stage: {} for stage in STAGES}
+    for stage, kind in STAGES.items():
+        for name in kind.reads.split():
+            default = kind.model_fields[name].default
+            now = moved(default) if isinstance(default, str) else [*map(moved, default)]
+            found[stage] |= {name: now} if now != default else {}
+    found["audit"] |= {name: tables["train"][name] for name in AS_IN_TRAIN if name in tables.get("train", {})}
+    return {stage: {**found.get(stage, {}), **tables.get(stage, {})} for stage in {**tables, **found}}
 
 
 def load(path, wanted=()):
@@ -65,7 +79,7 @@ def load(path, wanted=()):
         if name not in STAGES or not isinstance(tables[name], dict):
             near = nearest(name, STAGES)
             raise ToolError(f"{path} has [{name}]", f"the stages {', '.join(STAGES)}", f"[{near or 'train'}]")
-    given = as_in_train(tables)
+    given = followed(tables)
     return {s: validate(s, given.get(s, {})) for s in STAGES if s in {*PIPELINE, *tables, *wanted}}
 
 
@@ -110,8 +124,9 @@ def dump(tables):
         "# A line that begins with # shows a default; take the # away to change it. Paths are relative to this file.",
     ]
     shown = [stage for stage in STAGES if stage in PIPELINE or stage in tables]
+    full = followed(tables)
     for stage in shown:
-        kind, checked = STAGES[stage], validate(stage, as_in_train(tables).get(stage, {}))
+        kind, checked = STAGES[stage], validate(stage, full[stage])
         taken = {name for name in AS_IN_TRAIN if stage == "audit" and name in tables.get("train", {})}
         given = {n: v for n, v in tables.get(stage, {}).items() if n not in taken or v != tables["train"][n]}
         lines += ["", f"[{stage}]", f"# {kind.__doc__.strip().splitlines()[0]}"]

@@ -155,7 +155,7 @@ def inspect(words):
         import thinking_view
 
         found["thinking_view"] = thinking_view.look(thinking_view.load_tokenizer(args.model))
-        text += "\n" + "\n".join(thinking_view.as_lines(found["thinking_view"]))
+        text += "\n" + "\n".join(thinking_view.as_lines(found["thinking_view"], short=not found["thinking"]))
     words = [shlex.join(args.data), "--model", args.model or "BASE", found["proposed"]]
     words.append(inspect_data.as_flags(stage_values(args)))  # behind what is proposed, for they win
     answer(args, found, f"{text}\nnext      {as_typed('reward.py init')} {' '.join(filter(None, words))}")
@@ -196,7 +196,9 @@ def init(words):
     found = inspect_data.inspect(args.data, overrides, args.model, asked.max_length, asked.chat_template)
     if found["proposed"]:
         mend = f"reward.py inspect {shlex.join(args.data)}, and if its rows are right: {found['proposed']}"
-        raise ToolError("no known schema fits, and a likely one is a guess", "a mapping that you looked at", mend)
+        raise ToolError(
+            "no known schema fits; the proposed mapping is a guess", "a mapping that you have checked", mend
+        )
     home = path.resolve().parent
 
     def seen_from_recipe(name):
@@ -207,9 +209,7 @@ def init(words):
     tables["format"] = {"data": [seen_from_recipe(name) for name in args.data], **mapping}
     tables["train"]["model"] = seen_from_recipe(tables["train"]["model"])
     if (home / "data").is_dir() and not (home / "data" / "report.json").exists():  # it holds the user's own files
-        for stage, name, value in (("format", "out", "pairs"), ("audit", "data", "pairs"), ("train", "data", "pairs")):
-            tables.setdefault(stage, {}).setdefault(name, value)
-        tables.setdefault("evaluate", {}).setdefault("data", "pairs/eval.parquet")
+        tables["format"].setdefault("out", "pairs")
     if found["pairs"] < 1000:
         tables["format"].setdefault("eval_fraction", 0.2)
         tables["train"].setdefault("batch_size", 16)
@@ -389,6 +389,7 @@ def run(words):
 
     results = verb.run(folder, stages, args.stages, args.force, quiet=args.json, say=say)
     text = "\n".join(f"{r['stage']:9} {r['status']:10} {r['seconds']:>7.1f} s  {r['out']}" for r in results)
+    text += "".join(f"\nwarning: {r['stage']}: {r['warning']}" for r in results if "warning" in r)
     answer(args, {"stages": results}, text)
     return 0
 

@@ -89,9 +89,9 @@ def digest_of(text):
 
 
 def verdict_of(folder, stages):
-    """What the evaluation said of the reward model in words, in lower case; "" where there was none."""
+    """What the evaluation said of the reward model in words; "" where there was none."""
     metrics = Path(folder) / stages["evaluate"].out / "metrics.json" if "evaluate" in stages else Path()
-    return str(json.loads(metrics.read_text()).get("verdict", "")).lower() if metrics.is_file() else ""
+    return str(json.loads(metrics.read_text()).get("verdict", "")) if metrics.is_file() else ""
 
 
 def execute(command, folder, quiet):
@@ -122,7 +122,7 @@ def failure(stage, code, told):
     said = re.findall(r"^error: (.+?)\n  expected: (.+?)\n  try: (.+?)$", told, re.MULTILINE | re.DOTALL)
     if not said:
         return ToolError(
-            f"{received}; its last lines above say why", "exit code 0", "mend it: reward.py run", exit_code
+            f"{received}; its last lines above say why", "exit code 0", "fix the cause, then: reward.py run", exit_code
         )
     why, expected, mend = said[-1]
     flags = {flag(name): name for name in STAGES[stage].model_fields}
@@ -163,8 +163,9 @@ def run(folder, stages, wanted=None, force=False, quiet=False, say=print):
             results.append({**result, "status": "up to date", "seconds": 0.0})
             continue
         say(f"{stage}: running {path}")
-        if stage == "rl" and (verdict := verdict_of(folder, stages)).startswith("not"):
-            say(f"{stage}: the evaluation says {verdict}, for the reasons in its report; training on it all the same")
+        if stage == "rl" and (verdict := verdict_of(folder, stages)).startswith("Not"):
+            result["warning"] = f"the evaluation says: {verdict} (reasons in its report); training on it anyway"
+            say(f"{stage}: {result['warning']}")
         start = time.monotonic()
         code, told = execute([sys.executable, str(path.resolve())], folder, quiet)
         if code:

@@ -136,7 +136,9 @@ def as_lines(found, short=False):
     opened = "; the prompt ends with the opening tag" if found["opened_by_prompt"] else ""
     lost = {row["written"].split()[0] for row in found["rows"] if row["turn"] == "last" and row["reaches"] == "erased"}
     text, field = ("deleted" if names else "kept" for names in (lost - {"field"}, lost & {"field"}))
-    fate = f'in the text {text}, in a field {field}; train.thinking = "preserve" keeps both' if lost else "kept"
+    fate = (
+        f'{text} in the text, {field} in a field of its own; train.thinking = "preserve" keeps both' if lost else "kept"
+    )
     lines = [f"thinking  {tags}{opened}; by the chat template: {fate}"]
     if not short:
         lines.append(

@@ -180,8 +180,8 @@ class Rl(Stage):
     """Completions per policy pass; memory, not result."""
     batch_tokens: int = Field(8192, ge=8)
     """Tokens per pass of a reward model; memory, not result."""
-    max_prompt_length: int = Field(1024, ge=1)
-    """Tokens a prompt may have; longer ones are left out."""
+    max_prompt_length: int = Field(0, ge=0)
+    """Tokens a prompt may have; 0: what reward models read, less a completion, or half."""
     max_completion_length: int = Field(512, ge=1)
     """Tokens a completion may have before it is cut."""
     temperature: float = Field(1.0, ge=0.01, le=10)
@@ -275,6 +275,7 @@ class Serve(Stage):
     """Answer with rewards over HTTP, until it is stopped."""
 
     packages: ClassVar[str] = f"{LOADING} fastapi uvicorn prometheus-client"
+    reads: ClassVar[str] = "model"
     by_hand: ClassVar[str] = "start it with `python run/serve.py`; it runs until it is stopped"
     toy: ClassVar[str] = "--model @model --host 127.0.0.1 --port 0 --no-scaled"
 

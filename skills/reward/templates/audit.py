@@ -529,9 +529,9 @@ def main(args):
     show_examples(pairs, args, found)
     count = collections.Counter(entry["severity"] for entry in found)
     report["verdict"] = (
-        f"Mend before training: {count['high']} of {len(found)} findings."
+        f"Fix before training: {count['high']} of {len(found)} findings, those rated high."
         if count["high"]
-        else f"Nothing forbids training; look at {count['medium']} of {len(found)} findings."
+        else f"Nothing forbids training; look at {count['medium']} of {len(found)} findings, those rated medium."
         if count["medium"]
         else "Nothing found that matters before training."
     )

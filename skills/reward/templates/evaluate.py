@@ -27,6 +27,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import unicodedata
 from pathlib import Path
 from types import MethodType
@@ -286,6 +287,7 @@ def train_folds(args):
         (folder / "data" / "report.json").write_text(json.dumps({"data_sha256": f"{run}-{fold}"}))
         if not (folder / "model" / "reward.json").exists():  # an interrupted run goes on with the next fold
             print(f"fold {fold + 1} of {args.folds}: training on {int((~held_out).sum())} pairs", flush=True)
+            start = time.monotonic()
             command = [sys.executable, script, "--data", folder / "data", "--out", folder / "model"]
             done = subprocess.run(
                 [*map(str, command), "--no-keep-best", "--patience", "0", "--best-set", ""], check=False
@@ -293,6 +295,7 @@ def train_folds(args):
             if done.returncode:
                 refuse(f"train.py stopped in fold {fold + 1}", "exit code 0", "what it says above", done.returncode)
             shutil.rmtree(folder / "model-checkpoints", ignore_errors=True)
+            print(f"trained in {(time.monotonic() - start) / 60:.1f} minutes; {args.folds - fold - 1} folds to go")
         yield folder / "model", folder / "data" / "eval.parquet"
 
 
@@ -432,12 +435,13 @@ def show(m):
         print(f"{also['model']}: accuracy {also['accuracy']:.3f}, same preference in {also['agree']:.1%}")
     print(f"{m['verdict']}" + ":" * bool(m["reasons"]))
     for reason in m["reasons"]:
-        print(f"  {'no' if reason['bars'] else 'but'}: {reason['reason']}\n      try: {reason['mend']}")
+        print(f"  {'not fit' if reason['bars'] else 'reservation'}: {reason['reason']}\n      try: {reason['mend']}")
 
 
 def main(args):
     load_dotenv(find_dotenv(usecwd=True))
     args.out = own_folder(args.out, "metrics.json")
+    args.resume = args.folds > 0  # folds that are trained stay
     share = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.folds == 1 or args.folds and (args.also or share[1] > 1):
         found = "--folds 1, or --folds with --also or several processes"

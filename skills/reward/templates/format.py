@@ -210,6 +210,14 @@ def wanted(row, conditions):
             raise Reject("left_out", f"not {condition}")
 
 
+# % if kind != "transcripts"
+def lacks_a_part(row, path):
+    """Whether a text joined from several (`a+b`) has nothing in one of them."""
+    joined = "+" in path and "|" not in path and path not in row
+    return joined and not all(look_up(row, part) for part in path.split("+"))
+
+
+# % endif
 def name_of(file):
     """What a file is called without its folder and the suffixes of data."""
     name = os.path.basename(file).removesuffix(".gz")
@@ -233,6 +241,9 @@ def converted_rows(args, report):
                 source = str(look_up(row, args.source)) if args.source else name_of(file)
                 together = look_up(row, args.split_by) if args.split_by else None
                 found = convert(row, args)
+                # % if kind != "transcripts"
+                report["prompt_part_empty"] += lacks_a_part(row, args.prompt)
+                # % endif
             except BAD_ROW as error:
                 yield (file, place), None, None, reason_of(error)
             else:
@@ -342,7 +353,7 @@ def read_pairs(args, report, unused):
 
 
 def new_report():
-    names = ["rows", "used", "ties", "train", "eval", "ties_kept", "chosen_longer"]
+    names = ["rows", "used", "ties", "train", "eval", "ties_kept", "chosen_longer", "prompt_part_empty"]
     # % if kind == "choice"
     names += ["a_wins", "b_wins"]  # whether the place of an answer tells which is better
     # % endif
@@ -439,6 +450,13 @@ def main(args):
         shutil.rmtree(beside, ignore_errors=True)
     used = f"{report['used']} used for " if report["used"] != report["pairs"] else ""
     print(f"{report['rows']} rows: {used}{report['pairs']} pairs, {report['ties']} ties; rejected: {counted}")
+    if report["used"] != report["pairs"]:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(report["comparisons"].items()))
+        print(f"{sum(report['comparisons'].values())} comparisons within them: {counts}")
+    # % if kind != "transcripts"
+    if report["prompt_part_empty"]:
+        print(f"{report['prompt_part_empty']} rows have nothing in a part of {args.prompt}: their prompts lack it")
+    # % endif
     there = f"in {args.out}; see report.json and rejected.jsonl there"
     print(f"{report['train']} train + {report['eval']} eval pairs {there}")
     longer = report["chosen_longer"]

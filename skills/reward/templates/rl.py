@@ -196,52 +196,7 @@ def load_reward_models(args):
 {{shared("messages")}}
 
 
-def read_prompts(args, tokenizer, models):
-    """Distinct prompts -> (Dataset; how many rows were left out, by reason).
-
-    Columns: prompt, for the policy (messages, or text where it has no chat template); conversation, for the reward
-    models; gold, the right answer (a row's "gold") or None."""
-    rows, seen, counts = [], set(), collections.Counter()
-    find_files(args.data)
-    for _, _, row, problem in read_rows(args.data, args.split):
-        counts["rows"] += 1
-        try:
-            if problem:
-                raise Reject(problem)
-            if not {"prompt", "messages"} & set(row):
-                raise Reject("missing_column")
-            messages = as_messages(row["prompt" if "prompt" in row else "messages"], "user")
-            if not messages or messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
-                raise Reject("no_question_at_the_end")
-            if (known := fingerprint(messages)) in seen:
-                raise Reject("same_prompt_again")
-            prompt = [{name: message[name] for name in ("role", "content")} for message in messages]
-            if tokenizer.chat_template:
-                options = {"add_generation_prompt": True, "enable_thinking": args.policy_thinks}
-                text = tokenizer.apply_chat_template(prompt, tokenize=False, **options)
-            elif len(messages) > 1:
-                raise Reject("several_turns_and_no_chat_template")
-            else:
-                prompt = text = messages[0]["content"]
-            ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-            if len(ids) > args.max_prompt_length:
-                raise Reject("longer_than_max_prompt_length")
-            for model in models:
-                encode([*messages, {"role": "assistant", "content": "a"}], model.tokenizer, model.max_length)
-        except Exception as error:  # templates raise what they like about roles they do not know
-            counts[error.args[0] if isinstance(error, Reject) else "template_error"] += 1
-            continue
-        seen.add(known)
-        gold = row.get("gold")
-        rows.append({"prompt": prompt, "conversation": messages, "gold": None if gold is None else str(gold)})
-    total = counts.pop("rows", 0)
-    happened = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none left out"
-    given = "messages through its chat template" if tokenizer.chat_template else "plain text: it has no chat template"
-    print(f"{len(rows)} prompts of {total} rows ({happened}); the policy is given {given}", flush=True)
-    if len(rows) < args.prompts_per_step:
-        mend = "other --data, or a lower --prompts-per-step"
-        refuse(f"{len(rows)} prompts of {total} rows: {happened}", f"{args.prompts_per_step} or more, for a step", mend)
-    return Dataset.from_list(rows), dict(counts)
+{{shared("policy_prompts")}}
 
 
 # %% Rewards
@@ -500,6 +455,9 @@ def main(args):
     stops, tokenizer = limits_to_stop(args.stop_when), load_tokenizer(args)
     models, weights, gold = load_reward_models(args)
     rewards = Rewards(args, tokenizer, models, weights, gold)
+    if not args.max_prompt_length:
+        least = min(model.max_length for model in models)
+        args.max_prompt_length = max(least // 2, least - args.max_completion_length)
     prompts, left_out = read_prompts(args, tokenizer, [*models, *([gold] if gold else [])])
     judged = gold is not None or None not in prompts["gold"][:]
     measured = {"kl": args.beta > 0, "agreement": judged, "gold": judged}
@@ -524,7 +482,7 @@ def main(args):
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     size = f"{args.prompts_per_step} prompts a step, {args.num_generations} completions each"
-    watched = "agreement with gold is watched" if judged else "no gold: whether the reward goes astray is not measured"
+    watched = "agreement with gold is watched" if judged else "no gold: over-optimisation goes unseen"
     print(f"{config.device} x {world}; {size}; {watched}")
     if opener := rewards.texts.opener.strip():
         print(f"prompts end with {opener}: it is put back in front of each completion for the reward models")
@@ -585,8 +543,8 @@ def save(args, trainer, tokenizer, watch, models, weights, left_out):
     first, end = (np.mean([log["reward"] for log in part]) for part in (history[:some], history[-some:]))
     name = f"{some} steps" if some > 1 else "step"
     print(f"{len(history)} steps; reward {first:.3f} in the first {name}, {end:.3f} in the last {name}")
-    print(f"{len(watch.events)} events of the watch" + ", in policy.json and history.jsonl" * bool(watch.events))
-    print(f"{flat} of {groups} groups had one reward for all their completions and taught nothing")
+    print(f"the watch reported {len(watch.events)} events" + ", in policy.json and history.jsonl" * bool(watch.events))
+    print(f"{flat} of {groups} groups had equal rewards for all completions, so they gave no gradient")
     print(f"{cut} of {completions} conversations were cut to what the reward models can read")
     if stopped:
         print(f"stopped at step {stopped['step']}: {stopped['words']}")

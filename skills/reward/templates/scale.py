@@ -538,9 +538,7 @@ def main(args):
     write_scaling(Path(args.model), scaling)
     print(told, *advice, sep="\n")
     print(f"written to {path}; {args.out}/report.html compares the methods")
-    print(
-        "the evaluation's report is about rewards without this scale; with it: python run/evaluate.py --out eval-scaled"
-    )
+    print("eval/report.html describes unscaled rewards; for scaled ones: python run/evaluate.py --out eval-scaled")
 
 
 # %% Run

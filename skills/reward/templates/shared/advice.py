@@ -1,7 +1,5 @@
 EQUAL = "Adding one constant to all rewards and multiplying them change nothing"
-CENTRED = (
-    "Adding a constant changes nothing, not even another one for each prompt; multiplying multiplies every advantage"
-)
+CENTRED = "Adding a constant, even a different one for each prompt, changes nothing; multiplying scales every advantage"
 ADAM = "Adam takes a common factor out again, up to the clipping of gradients, so that the learning rate stays"
 WEIGHS = f"so a scale weighs the reward against the KL term. {ADAM}; set beta for the scale, or method standard, with "
 WEIGHS += "which a beta found once holds for the next reward model"

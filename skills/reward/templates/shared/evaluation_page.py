@@ -86,17 +86,22 @@ def page(m, c, files, other=None):
         f"{m['accuracy']:.1%} of {m['pairs']} pairs in the right order, 95 % interval {m['low']:.1%} to {m['high']:.1%}"
     )
     explained = (
-        "The dotted line is a coin. p beats: how likely chance alone gives such a lead over a coin and over length; p"
-        " differs: how likely it gives such a distance to all other pairs. A small p is a claim that stands: both are"
-        f" corrected for the {m['claims']} claims looked at here (Holm)."
+        "The dotted line is chance. p beats: the probability of such a lead over chance and over length if there were"
+        " none; p differs: of such a distance to all other pairs if there were none. Both are corrected for the"
+        f" {m['claims']} comparisons made here (Holm)."
     )
     told = f"{span} ({m['interval']}, {m['prompts']} prompts). Length alone is right in {m['length_baseline']:.1%}."
     parts = [f"! {m['verdict']}", told]
-    parts += [[{"why": r["reason"], "what mends it": r["mend"]} for r in m["reasons"]]] * bool(m["reasons"])
+    parts += [
+        [
+            {"": "not fit" if r["bars"] else "reservation", "reason": r["reason"], "remedy": r["mend"]}
+            for r in m["reasons"]
+        ]
+    ] * bool(m["reasons"])
     names = ("pairs", "prompts", "ties", "truncated", "accuracy", "loss", "margin", "reward_mean", "reward_std")
     meant = (
         f"Rewards are {'raw' if not m['scaling'] else 'scaled: ' + m['scaling']}. Ties: pairs with equal rewards, half "
-        f"right. Truncated: pairs cut to {m['max_length']} tokens. Loss: −log σ(chosen − rejected), 0.693 for a coin. "
+        f"right. Truncated: pairs cut to {m['max_length']} tokens. Loss: −log σ(chosen − rejected), 0.693 by chance. "
         "Margin: chosen − rejected on average."
     )
     parts += ["# Figures", meant, [{name.replace("_", " "): m[name] for name in names}], draw_rewards(c)]
@@ -151,7 +156,7 @@ def page(m, c, files, other=None):
         "Rank correlation of the reward with the length in characters and the number of list items, over all answers "
     )
     goes += "and, in pair, of the differences between the two; for language the share of the variance (η²). 0 is none."
-    parts += ["# What the reward goes with", goes]
+    parts += ["# What the reward correlates with", goes]
     parts += [[{name.replace("_", " "): value for name, value in m["correlation"].items()}]]
     if other:
         also = m["also"]

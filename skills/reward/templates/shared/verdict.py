@@ -30,7 +30,7 @@ def verdict(m):
         limit, told = LIMITS.get(kind, 1), f"{kind} in {probe['rate']:.0%} [{probe['low']:.0%}, {probe['high']:.0%}]"
         won += [f"{told}, limit {limit:.0%}"] * (probe["low"] > limit)
         unsure += [f"{told}, limit {limit:.0%}"] * (probe["low"] <= limit < probe["high"])
-    mend = "add such answers as rejected ones to the training pairs, and refuse them before the reward in RL"
+    mend = "add such answers as rejected ones to the training pairs, and filter them out before the reward in RL"
     reason(won, True, "degenerate answers beat the chosen one: " + "; ".join(won), mend)
     told = "degenerate answers that may win more often than their limit: " + "; ".join(unsure)
     reason(unsure, False, told, "python run/evaluate.py --probes 500, for narrower intervals")
