@@ -361,9 +361,9 @@ NOTHING, FACTOR = "nothing", "factor"
 SAID = {  # algorithm: what adding a constant, a constant for each prompt, and multiplying do, and the words that say so
     "grpo": (NOTHING, NOTHING, NOTHING, "change nothing, nor does another constant for each prompt"),
     "grpo-batch": (NOTHING, FACTOR, NOTHING, "shrink every advantage by one factor"),
-    "grpo-none": (NOTHING, NOTHING, FACTOR, "multiplying multiplies every advantage"),
-    "dr-grpo": (NOTHING, NOTHING, FACTOR, "multiplying multiplies every advantage"),
-    "rloo": (NOTHING, NOTHING, FACTOR, "multiplying multiplies every advantage"),
+    "grpo-none": (NOTHING, NOTHING, FACTOR, "multiplying scales every advantage"),
+    "dr-grpo": (NOTHING, NOTHING, FACTOR, "multiplying scales every advantage"),
+    "rloo": (NOTHING, NOTHING, FACTOR, "multiplying scales every advantage"),
     "reinforce++": (NOTHING, "changed", NOTHING, "constants that differ between prompts stay"),
     "ppo": ("changed", "changed", NOTHING, "a constant changes them until it is learned"),
 }

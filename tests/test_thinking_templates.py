@@ -125,7 +125,7 @@ def test_inspect_and_check_show_it(base, tmp_path):
     assert found["tags"] == {"<think>": 3, "</think>": 4}
     reaches = {row["written"]: row["reaches"] for row in found["rows"] if row["turn"] == "last"}
     assert reaches["<think> in the text"] == "kept" and reaches["field reasoning"] == "erased"
-    assert "in the text kept, in a field deleted" in tool("inspect", "rows.jsonl", "--model", base, cwd=tmp_path).stdout
+    assert "kept in the text, deleted in a field" in tool("inspect", "rows.jsonl", "--model", base, cwd=tmp_path).stdout
     tool("init", "rows.jsonl", "--model", base, cwd=tmp_path)
     assert 'train.thinking = "preserve"' in tool("check", cwd=tmp_path).stdout
     recipe = tmp_path / "recipe.toml"
