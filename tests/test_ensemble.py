@@ -128,7 +128,7 @@ def models(base, tmp_path, monkeypatch):
         for weight in moved.parameters():
             weight += 0.02 * torch.randn(weight.shape, generator=torch.manual_seed(1))
     moved.save_pretrained(second)
-    (second / "reward.json").write_text(json.dumps({**reward, "probes": []}))
+    (second / "reward.json").write_text(json.dumps({**reward, "probes": [], "max_length": 200}))
     return tmp_path
 
 
@@ -144,7 +144,9 @@ def test_weights_are_averaged_and_the_model_proves_itself(models, pairs, capsys)
     assert reward["probes"][0]["score"] != read_json("model/reward.json")["probes"][0]["score"]
     right = reward["ensemble"]["members"] + [reward["ensemble"]["accuracy"]]
     assert len(right) == 3 and all(0 < share < 1 for share in right) and reward["ensemble"]["pairs"] == 54
-    assert "its rewards have no scaling yet" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "its rewards have no scaling yet" in told
+    assert "the members read 256, 200 tokens; the average reads 200" in told and reward["max_length"] == 200
     write_jsonl(models / "answers.jsonl", [{"prompt": "How?", "response": "Slowly, and with care."}])
     call("score", "--model", "ensemble", "--data", "answers.jsonl", "--out", "scores.jsonl")  # its probes are replayed
     assert read_jsonl("scores.jsonl")[0]["score"] == pytest.approx(reward["probes"][0]["score"], abs=1e-5)

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import math
 import os
 import signal
 import statistics
@@ -153,7 +154,10 @@ def test_best_and_the_curve(model, tmp_path, capsys):
     rows = answers(5, 4)
     for i, row in enumerate(rows):
         row["truth"] = [(i + j) % 3 for j in range(4)]
-    rows += [{**answers(1, 4)[0], "responses": ["One.", "Two."], "truth": [1, 0]}, {**rows[0], "truth": None}]
+    rows += [
+        {**answers(1, 4)[0], "responses": ["One.", "Two."], "truth": [1, 0]},
+        {**rows[0], "truth": [0, 1, 2, math.nan]},
+    ]
     found, summary = score(rows, model, tmp_path, "--gold", "truth")
     for row in found:
         assert row["score"][row["best"]] == max(row["score"])

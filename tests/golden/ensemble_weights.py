@@ -442,7 +442,7 @@ def main(args):
     if Path(args.out).resolve() in [Path(path).resolve() for path in args.models]:
         refuse(f"--out {args.out}, one of the models", "a folder of its own", "--out OTHER")
     pairs = read_pairs(args.pairs, args.limit) if args.pairs else []
-    first, mean, heads, right = None, {}, [], []
+    first, mean, heads, right, limits = None, {}, [], [], []
     for path in args.models:
         model, tokenizer, reward = load_reward_model(path, "float32", dequantize=True)
         model = keep_float32(model.merge_and_unload() if isinstance(model, peft.PeftModel) else model)
@@ -454,14 +454,16 @@ def main(args):
         if (alike := float(torch.nn.functional.cosine_similarity(heads[0], heads[-1], dim=0))) < args.least_cosine:
             told = f"the heads of {args.models[0]} and {path} point elsewhere (cosine {alike:.2f})"
             refuse(told, f"{args.least_cosine} or more, as from one train.seed", "train with the same train.seed")
+        limits.append(reward.get("max_length", 2048))
         if pairs:
-            right.append(share_right(model, tokenizer, first[2].get("max_length", 2048), pairs, args.batch_tokens))
+            right.append(share_right(model, tokenizer, limits[-1], pairs, args.batch_tokens))
         for name, tensor in model.state_dict().items():
             part = tensor.float() / len(args.models) if tensor.is_floating_point() else tensor
             mean[name] = mean[name] + part if name in mean and tensor.is_floating_point() else part.clone()
     _, tokenizer, reward = first
     model.load_state_dict(mean)
-    limit = reward.get("max_length", 2048)
+    if (limit := min(limits)) < max(limits):
+        print(f"the members read {', '.join(map(str, limits))} tokens; the average reads {limit}")
     facts = {"averaged": args.models, "pairs": len(pairs)}
     if pairs:
         ours = share_right(model, tokenizer, limit, pairs, args.batch_tokens)

@@ -737,7 +737,11 @@ def add_to_curves(curves, result, gold):
     """Add one row to {k: {name: [rows, sums by n, sums of squares by n]}}. Returns whether gold was used."""
     scores = result.get("scaled", result["score"])
     found = {"reward": (scores, scores)}
-    if isinstance(gold, list) and len(gold) == len(scores) and all(isinstance(g, (int, float)) for g in gold):
+    if (
+        isinstance(gold, list)
+        and len(gold) == len(scores)
+        and all(isinstance(g, (int, float)) and math.isfinite(g) for g in gold)
+    ):
         found |= {"gold": (scores, gold), "gold_at_most": (gold, gold)}
     for name, (by, values) in found.items():
         best = expected_best(by, np.asarray(values, float))
