@@ -82,6 +82,8 @@ def test_a_stage_runs_in_a_kernel(stage, there, here):  # noqa: F811
     (here / f"{stage}.ipynb").write_text(made.replace("parameters([])", f"parameters({words})".replace('"', '\\"')))
     said = ran(here / f"{stage}.ipynb")
     assert (here / "out").exists() and SAID.get(stage, "") in said
+    reports = list((here / "out").glob("report.html"))
+    assert all(path.stat().st_size > 10_000 for path in reports) and (reports or stage != "evaluate")
 
 
 def test_a_running_server_is_checked_from_a_kernel(there, here):  # noqa: F811

@@ -79,8 +79,7 @@ def words_for(name, there, out):
     """The words that run a golden script on what lies in `there`, writing to `out`, whose folder holds its rows."""
     stage = stage_of(name)
     words = smoke.words(stage, there)
-    if "--out" in words:
-        words[words.index("--out") + 1] = str(out)
+    words[words.index("--out") + 1] = str(out)
     if stage == "format":
         rows, flags = DATA[name]
         words += ["--data", str(write_jsonl(out.with_name("rows.jsonl"), rows)), *flags.split()]

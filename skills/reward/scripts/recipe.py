@@ -45,22 +45,25 @@ AS_IN_TRAIN = ("model", "chat_template", "max_length", "overlong")
 def followed(tables):
     """{stage: dict} with what a stage takes over from others where it says nothing itself: what it reads follows the
     `out` of the stage that writes it, and audit looks at the data as train will."""
-    outs = {
-        kind.model_fields["out"].default: tables.get(s, {}) for s, kind in STAGES.items() if "out" in kind.model_fields
-    }
+    outs = {}
+    for stage, kind in STAGES.items():
+        if "out" in kind.model_fields:
+            default = kind.model_fields["out"].default
+            outs[default] = tables.get(stage, {}).get("out", default)
 
     def moved(path):
         first, slash, rest = path.partition("/")
-        return outs.get(first, {}).get("out", first) + slash + rest
+        return outs.get(first, first) + slash + rest
 
     found = {stage: {} for stage in STAGES}
     for stage, kind in STAGES.items():
         for name in kind.reads.split():
             default = kind.model_fields[name].default
             now = moved(default) if isinstance(default, str) else [*map(moved, default)]
-            found[stage] |= {name: now} if now != default else {}
+            if now != default:
+                found[stage][name] = now
     found["audit"] |= {name: tables["train"][name] for name in AS_IN_TRAIN if name in tables.get("train", {})}
-    return {stage: {**found.get(stage, {}), **tables.get(stage, {})} for stage in {**tables, **found}}
+    return {stage: {**found[stage], **tables.get(stage, {})} for stage in STAGES}
 
 
 def load(path, wanted=()):
@@ -80,7 +83,7 @@ def load(path, wanted=()):
             near = nearest(name, STAGES)
             raise ToolError(f"{path} has [{name}]", f"the stages {', '.join(STAGES)}", f"[{near or 'train'}]")
     given = followed(tables)
-    return {s: validate(s, given.get(s, {})) for s in STAGES if s in {*PIPELINE, *tables, *wanted}}
+    return {s: validate(s, given[s]) for s in STAGES if s in {*PIPELINE, *tables, *wanted}}
 
 
 def parse_value(stage, name, text):
